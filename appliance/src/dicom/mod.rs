@@ -1,0 +1,1 @@
+//! Our edge to the DICOM wire: associations, DIMSE, TLS, and the header of what arrives.

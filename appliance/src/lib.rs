@@ -1,0 +1,10 @@
+//! Lightbox: an imaging-AI appliance. See `ARCHITECTURE.md` for the way of a study through it.
+
+pub mod clock;
+pub mod deliver;
+pub mod dicom;
+pub mod finding;
+pub mod infer;
+pub mod phi;
+pub mod report;
+pub mod structure;

@@ -1,0 +1,1 @@
+//! Stage 4, report: a draft made of findings, and of nothing else.

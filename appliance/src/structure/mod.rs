@@ -1,0 +1,1 @@
+//! Stage 3, structure: raw model outputs become coded findings.
