@@ -60,5 +60,6 @@ pub fn to_ms(at: OffsetDateTime) -> i64 {
 
 /// The instant of a count of milliseconds since the epoch; out of range falls back to the epoch.
 pub fn from_ms(ms: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

@@ -34,8 +34,8 @@ impl<T> Phi<T> {
     }
 }
 
-impl<T> From<T> for Phi<T> {
-    fn from(value: T) -> Self {
+impl From<String> for Phi<String> {
+    fn from(value: String) -> Self {
         Phi(value)
     }
 }
