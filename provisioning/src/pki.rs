@@ -1,0 +1,120 @@
+//! A small certificate authority, for a site that has none, for the demo and for tests.
+//!
+//! Keys are ECDSA P-256: every DICOM toolkit that speaks TLS 1.2 takes them (PS3.15 B.12).
+
+use std::net::IpAddr;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use time::{Duration, OffsetDateTime};
+
+/// A certificate could not be made.
+#[derive(Debug, Error)]
+pub enum PkiError {
+    /// The generator refused.
+    #[error("making a certificate for \"{subject}\" failed")]
+    Generate {
+        /// Common name asked for.
+        subject: String,
+        /// Why.
+        #[source]
+        source: rcgen::Error,
+    },
+}
+
+/// A certificate and its key, both PEM.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The certificate.
+    pub certificate_pem: String,
+    /// Its private key (PKCS #8).
+    pub key_pem: String,
+    /// SHA-256 fingerprint of the certificate, lower-case hex: what a pin names.
+    pub sha256: String,
+}
+
+/// An authority that signs the certificates of one site.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate, PEM.
+    pub certificate_pem: String,
+}
+
+fn params(subject: &str, hosts: &[&str], now: OffsetDateTime, days: i64) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, subject);
+    // An hour back: clocks in a hospital's network differ.
+    params.not_before = now - Duration::hours(1);
+    params.not_after = now + Duration::days(days);
+    for host in hosts {
+        params.subject_alt_names.push(match host.parse::<IpAddr>() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => match (*host).try_into() {
+                Ok(name) => SanType::DnsName(name),
+                Err(_) => continue,
+            },
+        });
+    }
+    params
+}
+
+fn identity(certificate: &rcgen::Certificate, key: &KeyPair) -> Identity {
+    Identity {
+        certificate_pem: certificate.pem(),
+        key_pem: key.serialize_pem(),
+        sha256: Sha256::digest(certificate.der()).iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
+
+impl Authority {
+    /// Makes a new authority, valid for ten years from `now`.
+    pub fn new(name: &str, now: OffsetDateTime) -> Result<Self, PkiError> {
+        let wrap = |source| PkiError::Generate { subject: name.to_owned(), source };
+        let key = KeyPair::generate().map_err(wrap)?;
+        let mut params = params(name, &[], now, 3650);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key).map_err(wrap)?;
+        Ok(Authority { certificate_pem: certificate.pem(), issuer: Issuer::new(params, key) })
+    }
+
+    /// Issues a certificate for a node or a person, for both ends of TLS. `hosts` are DNS names
+    /// and IP addresses.
+    pub fn issue(
+        &self,
+        subject: &str,
+        hosts: &[&str],
+        now: OffsetDateTime,
+        days: i64,
+    ) -> Result<Identity, PkiError> {
+        let wrap = |source| PkiError::Generate { subject: subject.to_owned(), source };
+        let key = KeyPair::generate().map_err(wrap)?;
+        let mut params = params(subject, hosts, now, days);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).map_err(wrap)?;
+        Ok(identity(&certificate, &key))
+    }
+}
+
+/// A self-signed certificate, marked as an authority when `ca_marked`: what many PACS show.
+pub fn self_signed(
+    subject: &str,
+    hosts: &[&str],
+    ca_marked: bool,
+    now: OffsetDateTime,
+) -> Result<Identity, PkiError> {
+    let wrap = |source| PkiError::Generate { subject: subject.to_owned(), source };
+    let key = KeyPair::generate().map_err(wrap)?;
+    let mut params = params(subject, hosts, now, 3650);
+    if ca_marked {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    }
+    let certificate = params.self_signed(&key).map_err(wrap)?;
+    Ok(identity(&certificate, &key))
+}

@@ -1,0 +1,496 @@
+//! The site file as it is written. The doc comments here are the site file's reference:
+//! `provisioning/SITE.md` is generated from them, and a test keeps it true.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The whole site file (TOML). Unknown keys are refused. Relative paths are taken from the folder
+/// of the site file.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SiteFile {
+    /// This box.
+    pub appliance: Appliance,
+    /// The DICOM listener and its limits.
+    #[serde(default)]
+    pub dicom: Dicom,
+    /// The administration page.
+    #[serde(default)]
+    pub admin: Admin,
+    /// The object store and the ledger.
+    #[serde(default)]
+    pub store: Store,
+    /// When a study counts as complete.
+    #[serde(default)]
+    pub timers: Timers,
+    /// How models are run.
+    #[serde(default)]
+    pub infer: Infer,
+    /// How results are sent, for all destinations.
+    #[serde(default)]
+    pub deliver: Deliver,
+    /// DICOM peers: application entities that may send to this box or receive from it.
+    #[serde(default)]
+    pub peer: Vec<Peer>,
+    /// People who may open the administration page, by client certificate.
+    #[serde(default)]
+    pub operator: Vec<Operator>,
+    /// Models that rules may name.
+    #[serde(default)]
+    pub model: Vec<Model>,
+    /// Where results go.
+    #[serde(default)]
+    pub destination: Vec<Destination>,
+    /// Which studies go to which models and which destinations. Every rule that matches applies,
+    /// in the order of the file, unless an earlier one said `stop`.
+    #[serde(default)]
+    pub rule: Vec<Rule>,
+}
+
+/// `[appliance]`: this box.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Appliance {
+    /// Station name, shown in results and on the administration page, e.g. `RAD-AI-1`.
+    pub name: String,
+    /// Our AE title: 1 to 16 printable characters without backslash. Case counts.
+    pub ae_title: String,
+    /// Folder for the ledger, the received objects and the results. Made if it is missing.
+    pub data_dir: PathBuf,
+    /// Name of the institution, for the results' headers.
+    #[serde(default)]
+    pub institution: String,
+    /// Our certificate and whom we trust.
+    pub tls: Tls,
+    /// Run bundles without a signature. Off by default; when on, every result is stamped
+    /// "not for clinical use".
+    #[serde(default)]
+    pub allow_unsigned_models: bool,
+}
+
+/// `[appliance.tls]`: one identity for DICOM, HL7 and the administration page.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Our certificate chain, PEM, our own certificate first.
+    pub certificate: PathBuf,
+    /// The key of the first certificate, PEM (PKCS #8, PKCS #1 or SEC 1).
+    pub key: PathBuf,
+    /// PEM files of the certificate authorities whose certificates peers and operators may show.
+    /// Needed by every peer that is not pinned.
+    #[serde(default)]
+    pub authorities: Vec<PathBuf>,
+}
+
+/// `[dicom]`: the DICOM listener and its limits.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dicom {
+    /// Address and port for DICOM over mutually authenticated TLS (PS3.15 B.12).
+    pub listen: String,
+    /// Address and port for DICOM *without* TLS. Needs `allow_plaintext = true`.
+    pub plaintext_listen: Option<String>,
+    /// Accept patient data over connections that nobody has encrypted or authenticated.
+    pub allow_plaintext: bool,
+    /// Longest PDU that we accept, in bytes, 4096 to 1048576.
+    pub max_pdu_bytes: u32,
+    /// Associations at once; one more is rejected as a local limit (transient).
+    pub max_associations: u32,
+    /// Time that a peer has for the TLS handshake, in seconds.
+    pub handshake_timeout_seconds: u64,
+    /// Time that a peer has to send A-ASSOCIATE-RQ, and to close after a release (ARTIM), in seconds.
+    pub artim_seconds: u64,
+    /// Time without a single byte after which an association is aborted, in seconds.
+    pub idle_timeout_seconds: u64,
+}
+
+impl Default for Dicom {
+    fn default() -> Self {
+        Dicom {
+            listen: "0.0.0.0:2762".into(),
+            plaintext_listen: None,
+            allow_plaintext: false,
+            max_pdu_bytes: 131_072,
+            max_associations: 64,
+            handshake_timeout_seconds: 10,
+            artim_seconds: 10,
+            idle_timeout_seconds: 60,
+        }
+    }
+}
+
+/// `[admin]`: the administration page (HTTPS with a client certificate).
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Address and port.
+    pub listen: String,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Admin { listen: "127.0.0.1:8443".into() }
+    }
+}
+
+/// `[store]`: the object store.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// Free space that is kept for the ledger and the results, in MiB. Below it, C-STORE answers
+    /// 0xA700 (out of resources) before anything is written.
+    pub reserve_mib: u64,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store { reserve_mib: 256 }
+    }
+}
+
+/// `[timers]`: when a study counts as complete.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timers {
+    /// A study with no new instance for this long is closed and processed, in seconds. An image
+    /// that comes later opens a new revision.
+    pub quiet_seconds: u64,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Timers { quiet_seconds: 60 }
+    }
+}
+
+/// `[infer]`: how models are run.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Infer {
+    /// The ONNX Runtime library (`libonnxruntime.so`). Without it the environment variable
+    /// `LIGHTBOX_ONNXRUNTIME` is asked.
+    pub onnxruntime: Option<PathBuf>,
+    /// Threads for one run of a model.
+    pub threads: usize,
+}
+
+impl Default for Infer {
+    fn default() -> Self {
+        Infer { onnxruntime: None, threads: 1 }
+    }
+}
+
+/// `[deliver]`: how results are sent.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Deliver {
+    /// What is sent for a model that could not run: `partial` sends an SR with completion flag
+    /// PARTIAL that gives the reason, `none` sends nothing. Either way the study shows it.
+    pub failed_run: FailedRun,
+    /// Wait before the second try, in seconds; it doubles with each try, with jitter.
+    pub retry_first_seconds: u64,
+    /// Longest wait between two tries, in seconds.
+    pub retry_max_seconds: u64,
+    /// A delivery that has not succeeded for this long goes to the dead letters, in hours.
+    pub give_up_hours: u64,
+    /// Time that a destination has to accept a connection, in seconds.
+    pub connect_timeout_seconds: u64,
+    /// Time that a destination has to answer, in seconds.
+    pub response_timeout_seconds: u64,
+}
+
+impl Default for Deliver {
+    fn default() -> Self {
+        Deliver {
+            failed_run: FailedRun::Partial,
+            retry_first_seconds: 5,
+            retry_max_seconds: 300,
+            give_up_hours: 72,
+            connect_timeout_seconds: 10,
+            response_timeout_seconds: 30,
+        }
+    }
+}
+
+/// What is sent for a model that could not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FailedRun {
+    /// An SR with completion flag PARTIAL that gives the reason.
+    Partial,
+    /// Nothing.
+    None,
+}
+
+/// `[[peer]]`: one application entity.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Name used in this file and on the administration page.
+    pub name: String,
+    /// Its AE title. Case counts.
+    pub ae_title: String,
+    /// Host and port at which it receives, e.g. `pacs.example.org:2762`. Needed to send to it.
+    pub address: Option<String>,
+    /// How its certificate is known. Needed unless `plaintext = true`.
+    pub certificate: Option<Certificate>,
+    /// What it may do: `send` objects to us (C-STORE, C-ECHO), `receive` results from us.
+    #[serde(default = "default_may")]
+    pub may: Vec<Capability>,
+    /// Talk to it without TLS. Needs `dicom.allow_plaintext = true`.
+    #[serde(default)]
+    pub plaintext: bool,
+}
+
+fn default_may() -> Vec<Capability> {
+    vec![Capability::Send]
+}
+
+/// What a peer may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Capability {
+    /// C-STORE and C-ECHO to us.
+    Send,
+    /// Be sent results by us.
+    Receive,
+}
+
+/// How a certificate is known: exactly one of the three.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// SHA-256 fingerprint of the certificate, hex, colons allowed, as
+    /// `openssl x509 -noout -fingerprint -sha256 -in peer.crt` prints it. Works with self-signed
+    /// and CA-marked certificates; must be changed when the peer renews its certificate.
+    pub sha256: Option<String>,
+    /// SHA-256 of the certificate's public key (SPKI, DER), hex. Survives a renewal that keeps the
+    /// key.
+    pub spki_sha256: Option<String>,
+    /// A DNS name, IP address or common name that a certificate issued by one of
+    /// `appliance.tls.authorities` must carry.
+    pub name: Option<String>,
+}
+
+/// `[[operator]]`: a person or group that may open the administration page.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Operator {
+    /// Name that the audit log shows.
+    pub name: String,
+    /// How their client certificate is known.
+    pub certificate: Certificate,
+    /// `viewer` sees, `operator` may also act (replay a delivery).
+    #[serde(default)]
+    pub role: Role,
+}
+
+/// What an operator may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Sees everything, changes nothing.
+    #[default]
+    Viewer,
+    /// Sees everything, may replay deliveries.
+    Operator,
+}
+
+/// `[[model]]`: a model bundle that rules may name.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Name that rules use.
+    pub name: String,
+    /// Folder of the bundle (with its `manifest.toml`).
+    pub bundle: PathBuf,
+}
+
+/// `[[destination]]`: exactly one of `dicom` and `hl7`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Destination {
+    /// Name that rules use.
+    pub name: String,
+    /// Send the DICOM SR to a peer.
+    pub dicom: Option<DicomDestination>,
+    /// Send an ORU^R01 by MLLP.
+    pub hl7: Option<Hl7Destination>,
+}
+
+/// `destination.dicom`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DicomDestination {
+    /// Name of the peer, which must have an `address` and the capability `receive`.
+    pub peer: String,
+}
+
+/// `destination.hl7`: an HL7 v2.5.1 receiver.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Hl7Destination {
+    /// Host and port of the MLLP receiver, e.g. `ris.example.org:2575`.
+    pub address: String,
+    /// Use TLS, with our certificate shown to the receiver.
+    #[serde(default)]
+    pub tls: bool,
+    /// How the receiver's certificate is known. Needed with `tls = true`.
+    pub certificate: Option<Certificate>,
+    /// MSH-5.
+    #[serde(default)]
+    pub receiving_application: String,
+    /// MSH-6.
+    #[serde(default)]
+    pub receiving_facility: String,
+    /// MSH-4.
+    #[serde(default)]
+    pub sending_facility: String,
+    /// PID-3.4 where the study names no issuer of the patient ID.
+    #[serde(default)]
+    pub assigning_authority: String,
+    /// What to do on an application error (AE, CE): `dead_letter` (the message itself is at fault) or
+    /// `retry`.
+    #[serde(default)]
+    pub on_error: OnNegative,
+    /// What to do on a rejection (AR, CR): `retry` or `dead_letter`. A rejection for an unsupported
+    /// message type or version always goes to the dead letters.
+    #[serde(default = "default_on_reject")]
+    pub on_reject: OnNegative,
+    /// Wait for the application acknowledgement (AA, AE, AR) after a commit acknowledgement (CA).
+    #[serde(default)]
+    pub enhanced_wait_for_application: bool,
+}
+
+fn default_on_reject() -> OnNegative {
+    OnNegative::Retry
+}
+
+/// What to do with a message after a negative acknowledgement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNegative {
+    /// Keep it for a person to look at and replay.
+    #[default]
+    DeadLetter,
+    /// Send it again later.
+    Retry,
+}
+
+/// `[[rule]]`: looks at each series of a study.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Name shown with each decision.
+    pub name: String,
+    /// Conditions; all that are given must hold. An empty table matches every series.
+    #[serde(default, rename = "match")]
+    pub matches: Match,
+    /// A CEL expression over `study` and `series` that must be true as well, for what a table
+    /// cannot say, e.g. `series.instances > 20 && !study.description.contains("phantom")`.
+    pub when: Option<String>,
+    /// Names of the models that the series goes to. May be empty: the study is kept and shown.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Names of the destinations for the results.
+    #[serde(default)]
+    pub deliver: Vec<String>,
+    /// `assist` sends results; `shadow` computes and keeps them and sends nothing.
+    #[serde(default)]
+    pub mode: Mode,
+    /// If it matches, later rules do not look at this series.
+    #[serde(default)]
+    pub stop: bool,
+}
+
+/// Whether results leave the box.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Computed and sent.
+    #[default]
+    Assist,
+    /// Computed, kept, never sent.
+    Shadow,
+}
+
+/// `rule.match`: texts are compared without regard to case and may hold `*` and `?`; a list
+/// means any of its texts; a range has `min` and `max`, both inclusive and both optional. A
+/// condition on a value that the series does not have is false.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Match {
+    /// Modality (0008,0060).
+    pub modality: Option<OneOrMany>,
+    /// Body Part Examined (0018,0015).
+    pub body_part: Option<OneOrMany>,
+    /// Study Description (0008,1030).
+    pub study_description: Option<OneOrMany>,
+    /// Series Description (0008,103E).
+    pub series_description: Option<OneOrMany>,
+    /// Protocol Name (0018,1030).
+    pub protocol: Option<OneOrMany>,
+    /// AE title of the sender.
+    pub calling_ae: Option<OneOrMany>,
+    /// Name of the peer that sent it, as in this file.
+    pub peer: Option<OneOrMany>,
+    /// Station Name (0008,1010).
+    pub station: Option<OneOrMany>,
+    /// Manufacturer (0008,0070).
+    pub manufacturer: Option<OneOrMany>,
+    /// Patient's Sex (0010,0040).
+    pub sex: Option<OneOrMany>,
+    /// SOP Class UID of the series' first instance.
+    pub sop_class: Option<OneOrMany>,
+    /// View Position (0018,5101).
+    pub view: Option<OneOrMany>,
+    /// Age in years, from Patient's Age (0010,1010) or birth and study date.
+    pub age_years: Option<Range>,
+    /// Slice Thickness (0018,0050), mm.
+    pub slice_thickness_mm: Option<Range>,
+    /// Number of instances in the series.
+    pub instances: Option<Range>,
+}
+
+/// A text or a list of texts.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One text.
+    One(String),
+    /// Any of these texts.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// The texts.
+    pub fn texts(&self) -> &[String] {
+        match self {
+            OneOrMany::One(text) => std::slice::from_ref(text),
+            OneOrMany::Many(texts) => texts,
+        }
+    }
+}
+
+/// A range of numbers; both ends are inclusive.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Range {
+    /// Lowest value that matches.
+    pub min: Option<f64>,
+    /// Highest value that matches.
+    pub max: Option<f64>,
+}
+
+impl Range {
+    /// Whether the value lies in the range.
+    pub fn contains(&self, value: f64) -> bool {
+        self.min.is_none_or(|min| value >= min) && self.max.is_none_or(|max| value <= max)
+    }
+}
+
+/// Index of names, for checks of references between tables.
+pub(crate) type Names = BTreeMap<String, usize>;

@@ -1,0 +1,102 @@
+//! The site file: what is refused, where, and with which remedy.
+
+use std::path::Path;
+
+use lightbox_provisioning::site::{Site, SiteError, parse_fingerprint};
+
+const GOOD: &str = include_str!("../examples/site.toml");
+
+fn problems(text: &str) -> Vec<(usize, String, String, String)> {
+    let error: SiteError = Site::parse(Path::new("site.toml"), text).expect_err("must be refused");
+    error.problems.into_iter().map(|p| (p.line, p.key, p.what, p.remedy)).collect()
+}
+
+/// The example with one line replaced; yields the text and that line's number.
+fn with(from: &str, to: &str) -> (String, usize) {
+    let line = GOOD.lines().position(|line| line.starts_with(from)).expect("the example has that line");
+    let text = GOOD
+        .lines()
+        .enumerate()
+        .map(|(index, old)| if index == line { to } else { old })
+        .collect::<Vec<_>>()
+        .join("\n");
+    (text, line + 1)
+}
+
+#[test]
+fn the_example_is_accepted_and_paths_are_taken_from_its_folder() {
+    let site = Site::parse(Path::new("/etc/lightbox/site.toml"), GOOD).expect("the example is good");
+    assert!(site.file.appliance.tls.key.starts_with("/etc/lightbox"));
+    assert_eq!(site.revision.len(), 64);
+}
+
+#[test]
+fn an_unknown_key_names_itself_and_its_line() {
+    let (text, line) = with("ae_title = \"LIGHTBOX\"", "ae_title = \"LIGHTBOX\"\ncolour = \"blue\"");
+    let found = problems(&text);
+    assert_eq!(found[0].0, line + 1);
+    assert_eq!(found[0].1, "colour");
+}
+
+#[test]
+fn every_problem_is_named_at_once_with_a_remedy() {
+    let text = GOOD
+        .replace("ae_title = \"LIGHTBOX\"", "ae_title = \"A\\\\B\"")
+        .replace("models = [\"phantom\"]", "models = [\"nobody\"]")
+        .replace("peer = \"pacs\"", "peer = \"elsewhere\"");
+    let found = problems(&text);
+    let keys: Vec<_> = found.iter().map(|problem| problem.1.as_str()).collect();
+    assert!(keys.contains(&"appliance.ae_title"), "{keys:?}");
+    assert!(keys.contains(&"rule[0].models[0]"), "{keys:?}");
+    assert!(keys.contains(&"destination[0].dicom.peer"), "{keys:?}");
+    assert!(found.iter().all(|problem| !problem.3.is_empty() && problem.0 > 1));
+}
+
+#[test]
+fn plaintext_must_be_allowed_in_so_many_words() {
+    let (text, line) = with("[admin]", "[dicom]\nplaintext_listen = \"127.0.0.1:11112\"\n[admin]");
+    let found = problems(&text);
+    assert_eq!((found[0].0, found[0].1.as_str()), (line + 1, "dicom.plaintext_listen"));
+    let (text, _) =
+        with("[admin]", "[dicom]\nplaintext_listen = \"127.0.0.1:11112\"\nallow_plaintext = true\n[admin]");
+    assert!(Site::parse(Path::new("site.toml"), &text).is_ok());
+}
+
+#[test]
+fn a_peer_without_a_known_certificate_is_refused() {
+    let (text, _) = with("certificate = { sha256 = \"AA", "");
+    let found = problems(&text);
+    assert_eq!(found[0].1, "peer[0].certificate");
+}
+
+#[test]
+fn fingerprints_are_read_as_openssl_prints_them() {
+    let plain = "ab".repeat(32);
+    let colons = vec!["AB"; 32].join(":");
+    assert_eq!(parse_fingerprint(&plain), Some([0xab; 32]));
+    assert_eq!(parse_fingerprint(&colons), Some([0xab; 32]));
+    assert_eq!(parse_fingerprint("ab"), None);
+    assert_eq!(parse_fingerprint(&"zz".repeat(32)), None);
+}
+
+#[test]
+fn missing_files_are_named_with_their_key() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    let path = folder.path().join("site.toml");
+    let site = Site::parse(&path, GOOD).expect("the text is good");
+    let error = site.check_files().expect_err("nothing is there");
+    let keys: Vec<_> = error.problems.iter().map(|problem| problem.key.as_str()).collect();
+    assert!(keys.contains(&"appliance.tls.certificate"), "{keys:?}");
+    assert!(keys.contains(&"appliance.tls.key"), "{keys:?}");
+    assert!(keys.contains(&"model[0].bundle"), "{keys:?}");
+}
+
+#[test]
+fn the_committed_reference_is_what_the_source_says() {
+    let committed = include_str!("../SITE.md");
+    assert_eq!(
+        committed,
+        lightbox_provisioning::site::reference_markdown(),
+        "run `./justw generate` and commit provisioning/SITE.md"
+    );
+}
