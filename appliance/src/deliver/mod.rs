@@ -2,3 +2,4 @@
 //! their destinations through durable queues.
 
 pub mod context;
+pub mod mllp;
