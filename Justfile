@@ -1,0 +1,59 @@
+# The verbs. `./justw VERB` installs what a verb needs first, then runs it; `just VERB` only runs it.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+export LIGHTBOX_ONNXRUNTIME := env("LIGHTBOX_ONNXRUNTIME", justfile_directory() / "target/parts/onnxruntime/libonnxruntime.so")
+
+# Lists the verbs.
+[private]
+default:
+    @just --list --unsorted
+
+# Shows the whole line on real studies: sends, infers, reports, delivers; leaves its results in target/demo.
+demo *ARGS: parts build
+    target/debug/lightbox demo {{ ARGS }}
+
+# Runs every test, with real peers; arguments go to the test runner, e.g. `./justw test security`.
+test *ARGS: parts peers
+    cargo build --workspace --all-targets
+    @echo "test: SKIPPED, being slow: the long crash test (./justw soak)"
+    cargo nextest run --workspace --no-fail-fast {{ ARGS }}
+
+# Builds everything, for debugging.
+build:
+    cargo build --workspace
+
+# Format, lints, and the rules for dependencies.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo deny --log-level error check bans licenses sources
+    @echo "lint: NOT checked: known vulnerabilities of dependencies; the advisory database is no package and may be out of reach. Where it can be reached: ./justw advisories"
+
+# Known vulnerabilities of dependencies; fetches the RustSec advisory database.
+advisories:
+    cargo deny check advisories
+
+# Fetches the pinned parts: ONNX Runtime, sample studies, the weights of reference bundles.
+parts:
+    @scripts/fetch-parts.sh
+
+# Installs the tests' peers in Python.
+peers:
+    @scripts/python-peers.sh
+
+# Regenerates the documents that the source writes: the site file's reference, the conformance statement.
+generate: build
+    target/debug/lightbox site reference > target/SITE.md
+    target/debug/lightbox conformance > target/CONFORMANCE.md
+    mv target/SITE.md provisioning/SITE.md
+    mv target/CONFORMANCE.md CONFORMANCE.md
+
+# SLOW, by hand: the crash test with KILLS kills (default 200) and a seed of your own or a fresh one.
+soak KILLS="200" SEED="": parts peers
+    cargo build --workspace --all-targets
+    LIGHTBOX_KILLS={{ KILLS }} LIGHTBOX_SEED={{ SEED }} cargo nextest run -p lightbox-tests --test crash --no-capture --profile soak
+
+# What continuous integration runs.
+ci:
+    bash .ci/run
