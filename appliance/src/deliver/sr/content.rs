@@ -4,6 +4,7 @@
 //! (Qualitative Evaluations) holds text, as its row 14 allows: the banner, how far the model got,
 //! and the draft's sentences. A report without a shown finding consists of row 12 alone.
 
+use crate::clock::from_ms;
 use crate::finding::{Code, Finding, Region, Source, Tier};
 
 use super::super::context::ResultContext;
@@ -210,6 +211,12 @@ fn evaluations(context: &ResultContext) -> Item {
     let absence = absence(context);
     let mut items = algorithm(context);
     items.push(text(comment(), BANNER));
+    // Content Date and Time carry no zone: Timezone Offset (0008,0201) would move the study's own
+    // times with them, and DCMTK 3.6.7 calls an Observation DateTime ending in +0000 malformed.
+    let made = from_ms(context.ids.created_ms);
+    let made =
+        format!("Made {} {:02}:{:02}:{:02} UTC.", made.date(), made.hour(), made.minute(), made.second());
+    items.push(text(comment(), &made));
     items.extend(notes(context).iter().map(|note| text(comment(), note)));
     items.extend(absence.iter().map(|absence| text(finding(), absence)));
     items.extend(

@@ -129,8 +129,6 @@ pub(super) fn write_document(context: &ResultContext, tree: &Item, object: &mut 
     put(tags::INSTANCE_NUMBER, VR::IS, &context.revision.to_string());
     put(tags::CONTENT_DATE, VR::DA, &date);
     put(tags::CONTENT_TIME, VR::TM, &time);
-    // Content Date and Time carry no zone (the study's own times would be read in it too).
-    put(tags::OBSERVATION_DATE_TIME, VR::DT, &format!("{date}{time}000+0000"));
     match &context.result.completeness {
         Completeness::Complete => put(tags::COMPLETION_FLAG, VR::CS, "COMPLETE"),
         Completeness::Partial(reason) | Completeness::NotRun(reason) => {
