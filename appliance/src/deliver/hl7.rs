@@ -317,7 +317,7 @@ fn group(finding: &Finding, tracking_uid: &str, sub_id: &str) -> Result<Vec<Obse
         value,
         unit,
     };
-    // CE, not CWE: v2.5.1's table 0125 as validators hold it has no CWE, and every RIS reads CE.
+    // CE, not CWE: hl7apy holds table 0125 of v2.5.1 without CWE, and the two begin alike.
     let is = |code: Code, value: &Code| observation("CE", code, coded(value), None);
     let number = |code: Code, value: f64, unit: Code| {
         decimal(value).map(|value| observation("NM", code, value, Some(unit))).ok_or(Hl7Error::Number)
