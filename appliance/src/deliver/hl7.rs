@@ -11,7 +11,7 @@ use crate::dicom::charset;
 use crate::finding::{Code, Finding};
 
 use super::context::ResultContext;
-use super::notes::{NOT_FOR_CLINICAL_USE, absence, decimal, notes};
+use super::notes::{NOT_FOR_CLINICAL_USE, absence, contradicts_itself, decimal, notes};
 use super::sr::tier_codes;
 
 mod field;
@@ -88,6 +88,9 @@ pub enum Hl7Error {
     /// Findings and tracking UIDs do not match.
     #[error("findings and tracking UIDs do not match")]
     TrackingUids,
+    /// The model did not run, and yet there are findings.
+    #[error("a result that was not run has findings")]
+    Contradiction,
     /// A score or a measurement is not a number in its range.
     #[error("a score or measurement is out of range")]
     Number,
@@ -108,6 +111,9 @@ pub fn build_oru(context: &ResultContext, settings: &OruSettings) -> Result<Stri
     }
     if ids.tracking_uids.len() != context.result.findings.len() {
         return Err(Hl7Error::TrackingUids);
+    }
+    if contradicts_itself(context) {
+        return Err(Hl7Error::Contradiction);
     }
     let created = time_stamp_utc(from_ms(ids.created_ms));
     let mut message = Message { text: String::new() };

@@ -149,3 +149,23 @@ fn a_bundle_that_speaks_of_more_than_findings_is_not_put_into_words() {
     not_run.model.version = "final".into();
     assert_eq!(draft(&not_run, 1).findings, ["The algorithm did not examine this study."]);
 }
+
+/// The builders of outputs say the absence themselves, so that it is never left out; the draft's own
+/// sentence must be the same one, or it would be said twice.
+#[test]
+fn the_absence_is_said_once_in_an_output() {
+    let mut partial = fixture::partial();
+    partial.result.findings.clear();
+    partial.ids.tracking_uids.clear();
+    for mut context in [fixture::no_finding(), partial] {
+        let draft = draft(&context.result, 1);
+        context.findings_text = draft.findings;
+        context.impression_text = draft.impression;
+        let message = crate::deliver::hl7::build_oru(&context, &Default::default()).unwrap();
+        let lines = message.split('\r').filter(|line| line.contains("|59776-5^"));
+        assert_eq!(lines.filter(|line| line.contains("|No bright disks reported by ")).count(), 1);
+        let report = crate::deliver::sr::build(&context).unwrap();
+        let said = report.windows(15).filter(|window| window == b"No bright disks").count();
+        assert_eq!(said, 2, "once as a finding, once in the impression");
+    }
+}

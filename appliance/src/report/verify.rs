@@ -74,6 +74,9 @@ pub fn verify(result: &ModelResult, revision: u32, text: &Realised) -> Result<()
         }
         sentence(line + 1, &segment.text, finding)?;
     }
+    if matches!(result.completeness, Completeness::NotRun(_)) && !shown.is_empty() {
+        return Err(Rejection::Statement);
+    }
     let statements = statements(result, &shown);
     let same = |segments: &[&Segment], expected: &[String]| {
         segments.len() == expected.len()

@@ -2,6 +2,7 @@ use super::super::context::ResultContext;
 use super::super::fixture;
 use super::*;
 use crate::dicom::charset::Random;
+use crate::finding::Completeness;
 use crate::phi::Phi;
 
 fn built(context: &ResultContext) -> String {
@@ -171,6 +172,7 @@ type Spoil = fn(&mut ResultContext);
 #[test]
 fn a_broken_context_is_refused() {
     let cases: &[(&str, Spoil)] = &[
+        ("Contradiction", |c| c.result.completeness = Completeness::NotRun("why".into())),
         ("ControlId", |c| c.ids.message_control_id.clear()),
         ("ControlId", |c| c.ids.message_control_id = "A".repeat(21)),
         ("ControlId", |c| c.ids.message_control_id = "A B".into()),

@@ -14,6 +14,7 @@ use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use thiserror::Error;
 
 use super::context::ResultContext;
+use super::notes::contradicts_itself;
 
 pub use content::{LIGHTBOX_SCHEME, tier_codes};
 pub use header::SERIES_NUMBER;
@@ -59,6 +60,9 @@ pub enum SrError {
     /// A text that the standard requires is empty.
     #[error("{0} is empty")]
     Empty(&'static str),
+    /// The model did not run, and yet there are findings.
+    #[error("a result that was not run has findings")]
+    Contradiction,
     /// A code has an empty part, or a designator that VR SH cannot hold.
     #[error("a code is incomplete, or its scheme's designator is longer than 16 characters")]
     Code,
@@ -118,6 +122,9 @@ fn check_context(context: &ResultContext) -> Result<(), SrError> {
             findings: result.findings.len(),
             tracking_uids: ids.tracking_uids.len(),
         });
+    }
+    if contradicts_itself(context) {
+        return Err(SrError::Contradiction);
     }
     let model = &result.model;
     for (what, text) in [

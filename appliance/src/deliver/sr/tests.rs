@@ -5,7 +5,7 @@ use super::super::context::ResultContext;
 use super::super::fixture;
 use super::check::check;
 use super::*;
-use crate::finding::Tier;
+use crate::finding::{Completeness, Tier};
 use crate::phi::Phi;
 
 fn built(context: &ResultContext) -> Vec<u8> {
@@ -150,6 +150,7 @@ type Spoil = fn(&mut ResultContext);
 #[test]
 fn a_broken_context_is_refused_without_a_word_about_the_patient() {
     let cases: &[(&str, Spoil)] = &[
+        ("Contradiction", |c| c.result.completeness = Completeness::NotRun("why".into())),
         ("NoEvidence", |c| c.evidence.clear()),
         ("NotInEvidence", |c| c.evidence.truncate(2)),
         ("TrackingUids", |c| c.ids.tracking_uids.truncate(1)),
