@@ -5,6 +5,8 @@ pub mod deliver;
 pub mod dicom;
 pub mod finding;
 pub mod infer;
+pub mod phantom;
 pub mod phi;
+pub mod raw;
 pub mod report;
 pub mod structure;
