@@ -231,7 +231,10 @@ fn draw(spec: &Spec, slice: u32, balls: &[Ball], chance: &mut Chance) -> Vec<i32
             let noise = chance.between(-f64::from(spec.noise), f64::from(spec.noise)) as i32;
             let inside = ((x / columns - 0.5) / 0.46).hypot((y / rows - 0.5) / 0.46) <= 1.0;
             units.push(match disk {
-                Some((ball, _)) => ball.intensity,
+                // A little less off the centre, so that the slice through it is the best one.
+                Some((ball, _)) => {
+                    ball.intensity - i32::try_from(2 * ball.slice.abs_diff(slice)).unwrap_or(40).min(40)
+                }
                 None if inside => TISSUE + noise,
                 None => AIR + noise,
             });
