@@ -129,3 +129,54 @@ async fn what_cannot_be_examined_is_told_and_costs_only_itself() {
     let none = Completeness::NotRun("the study has no CT or DX or CR image".into());
     assert_eq!(result.completeness, none);
 }
+
+/// Real images are not phantoms, but the detector must survive them: thousands of bright regions,
+/// at most 64 detections, all inside the image.
+#[tokio::test]
+async fn real_images_are_survived() {
+    let engine = common::engine().await;
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/reference/phantom-detector/bundle");
+    for entry in std::fs::read_dir(&source).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    // The same network, for any body part, CT, CR or MR.
+    let manifest = folder.path().join("manifest.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let text = text.replace("body_parts = [\"PHANTOM\"]", "").replace("\"CR\"]", "\"CR\", \"MR\"]");
+    std::fs::write(&manifest, text).unwrap();
+    let bundle = Arc::new(Bundle::open(folder.path()).unwrap());
+    load(&bundle, &engine).await.unwrap();
+    for name in [
+        "pydicom/test_files/CT_small.dcm",
+        "pydicom/test_files/693_J2KI.dcm",
+        "pydicom-data/693_UNCI.dcm",
+        "pydicom-data/RG1_UNCI.dcm",
+        "pydicom-data/RG1_J2KR.dcm",
+        "pydicom-data/RG3_UNCI.dcm",
+        "pydicom-data/emri_small.dcm",
+        "pydicom-data/eCT_Supplemental.dcm",
+    ] {
+        let path = common::part("samples").join(name);
+        let instance = lightbox::finding::InstanceRef {
+            series_uid: "1.2".into(),
+            sop_class_uid: String::new(),
+            sop_instance_uid: "1.2.3".into(),
+            modality: "CT".into(),
+            frames: 1,
+        };
+        let started = std::time::Instant::now();
+        let raw = run(&bundle, &engine, &[StoredImage { instance, path }], &Limits::default()).await.unwrap();
+        assert_eq!(raw.completeness, Completeness::Complete, "{name}");
+        let found = structure(&bundle, &raw).findings;
+        println!("{name}: {} frames, {} findings, {:?}", raw.frames.len(), found.len(), started.elapsed());
+        assert!(found.len() <= 64 * raw.frames.len(), "{name}");
+        for finding in &found {
+            let region = finding.source.region.unwrap();
+            let geometry = &raw.frames[0].geometry;
+            assert!(region.left >= 0.0 && region.right <= f64::from(geometry.columns), "{name}");
+            assert!(region.top >= 0.0 && region.bottom <= f64::from(geometry.rows), "{name}");
+        }
+    }
+}
