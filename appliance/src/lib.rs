@@ -1,6 +1,8 @@
 //! Lightbox: an imaging-AI appliance. See `ARCHITECTURE.md` for the way of a study through it.
 
+pub mod admin;
 pub mod audit;
+pub mod cli;
 pub mod clock;
 pub mod deliver;
 pub mod dicom;

@@ -2,13 +2,19 @@
 //!
 //! - [`objects`]: instances as received, each durable before it is acknowledged;
 //! - [`ledger`]: studies, jobs, decisions, deliveries and the audit chain, in SQLite;
-//! - [`results`]: the outputs made from findings, as files.
+//! - [`results`]: the outputs made from findings, as files;
+//! - [`queries`]: what people ask of the ledger, for the command line and the admin page;
+//! - [`replay`]: what people change in it.
 //!
 //! The objects are the truth of what was received: the ledger's instance index can be rebuilt
 //! from them ([`index`]).
 
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod index;
 pub mod ledger;
 pub mod objects;
+pub mod queries;
+pub mod replay;
 pub mod results;
 pub mod schema;
