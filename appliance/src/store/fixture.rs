@@ -178,13 +178,13 @@ fn instance(series: u32, number: u32, body_part: &str, pixels: &[u8]) -> Vec<u8>
 /// Writes a site with an authority of its own, a viewer `vera`, an operator `olaf`, and a
 /// `stranger` whom the site file does not name.
 fn write_site(folder: &std::path::Path) -> Site {
-    #[expect(clippy::disallowed_methods, reason = "TLS checks certificates against the real clock")]
-    let now = time::OffsetDateTime::now_utc();
+    // From the fixture's own time on, and long enough for the real clock that TLS asks.
+    let now = crate::clock::from_ms(START_MS);
     let authority = pki::Authority::new("Test CA", now).expect("made");
     let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("written");
     write("ca.crt", &authority.certificate_pem);
     for name in ["lightbox", "vera", "olaf", "stranger"] {
-        let identity = authority.issue(name, &["localhost", "127.0.0.1"], now, 1).expect("issued");
+        let identity = authority.issue(name, &["localhost", "127.0.0.1"], now, 3650).expect("issued");
         write(&format!("{name}.crt"), &identity.certificate_pem);
         write(&format!("{name}.key"), &identity.key_pem);
     }

@@ -392,10 +392,15 @@ pub fn counts(connection: &Connection) -> Result<Counts, LedgerError> {
     let problem_studies = connection
         .prepare_cached(&format!("SELECT count(*) FROM studies s WHERE {PROBLEM}"))?
         .query_row([], |row| row.get(0))?;
-    let audit_head = connection
-        .prepare_cached("SELECT coalesce(max(seq), 0) FROM audit")?
-        .query_row([], |row| row.get(0))?;
+    let audit_head = audit_head(connection)?;
     Ok(Counts { studies, jobs, destinations, problem_studies, audit_head })
+}
+
+/// Place of the audit log's last record.
+pub fn audit_head(connection: &Connection) -> Result<i64, LedgerError> {
+    Ok(connection
+        .prepare_cached("SELECT coalesce(max(seq), 0) FROM audit")?
+        .query_row([], |row| row.get(0))?)
 }
 
 /// Adds the states that nothing is in, so that a number which falls to 0 is shown as 0.
