@@ -107,6 +107,8 @@ pub struct Job {
     pub error: Option<String>,
     /// What the model said.
     pub outcome: Option<Outcome>,
+    /// It said something that this release cannot read.
+    pub outcome_unreadable: bool,
     /// What was made of it.
     pub result: Option<ResultLine>,
 }
@@ -281,6 +283,7 @@ impl Study<'_> {
             let series: Vec<String> = serde_json::from_str(&row.get::<_, String>(3)?).unwrap_or_default();
             let timings: Option<String> = row.get(10)?;
             let outcome: Option<String> = row.get(12)?;
+            let parsed = outcome.as_deref().map(serde_json::from_str::<ModelResult>);
             let id = row.get(0)?;
             jobs.push(Job {
                 id,
@@ -295,7 +298,8 @@ impl Study<'_> {
                 model_digest: row.get(9)?,
                 timings: numbers(timings.as_deref()),
                 error: row.get(11)?,
-                outcome: match outcome.as_deref().map(serde_json::from_str::<ModelResult>) {
+                outcome_unreadable: matches!(parsed, Some(Err(_))),
+                outcome: match parsed {
                     Some(Ok(result)) => Some(self.outcome(&result)?),
                     _ => None,
                 },
