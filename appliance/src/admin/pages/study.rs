@@ -185,7 +185,7 @@ fn joined(parts: impl Iterator<Item = String>) -> String {
 
 fn one_job(page: &Page<'_>, detail: &StudyDetail, revision: &Revision, job: &Job) -> Markup {
     let failed = job.state == JobState::Failed.as_str();
-    let can_replay = failed && job.result.is_none() && revision.revision == detail.line.revision;
+    let can_replay = failed && revision.revision == detail.line.revision;
     let series: Vec<String> = job.series.iter().map(u32::to_string).collect();
     html! {
         h3 {
@@ -213,7 +213,7 @@ fn one_job(page: &Page<'_>, detail: &StudyDetail, revision: &Revision, job: &Job
         }
         @if let Some(said) = &job.outcome { (outcome(said)) }
         @if job.outcome_unreadable { p.reason { "What the model said is kept, but this release cannot read it." } }
-        @if let Some(result) = &job.result {
+        @for result in &job.results {
             h3 { "Result, made " (page.time(result.created_at)) }
             @if result.deliveries.is_empty() { p { "No delivery." } } @else { (super::queue::table(page, &result.deliveries, true)) }
         }

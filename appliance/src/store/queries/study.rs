@@ -110,7 +110,7 @@ pub struct Job {
     /// It said something that this release cannot read.
     pub outcome_unreadable: bool,
     /// What was made of it.
-    pub result: Option<ResultLine>,
+    pub results: Vec<ResultLine>,
 }
 
 /// What a model said, in short.
@@ -303,7 +303,7 @@ impl Study<'_> {
                     Some(Ok(result)) => Some(self.outcome(&result)?),
                     _ => None,
                 },
-                result: self.result(id)?,
+                results: self.results(id)?,
             });
         }
         Ok(jobs)
@@ -359,15 +359,20 @@ impl Study<'_> {
         })
     }
 
-    fn result(&self, job: i64) -> Result<Option<ResultLine>, LedgerError> {
-        let found: Option<(i64, i64, String)> = self
+    /// The results of a job, the first one first: a job that was run again may have several.
+    fn results(&self, job: i64) -> Result<Vec<ResultLine>, LedgerError> {
+        let found: Vec<(i64, i64, String)> = self
             .connection
-            .prepare_cached("SELECT id, created_at, sr_file FROM results WHERE job_id = ?1")?
-            .query_row([job], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-            .optional()?;
-        let Some((id, created_at, sr_file)) = found else { return Ok(None) };
-        let deliveries = super::deliveries_of_result(self.connection, id)?;
-        Ok(Some(ResultLine { created_at, sr_file, deliveries }))
+            .prepare_cached("SELECT id, created_at, sr_file FROM results WHERE job_id = ?1 ORDER BY id")?
+            .query_map([job], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        found
+            .into_iter()
+            .map(|(id, created_at, sr_file)| {
+                let deliveries = super::deliveries_of_result(self.connection, id)?;
+                Ok(ResultLine { created_at, sr_file, deliveries })
+            })
+            .collect()
     }
 }
 
