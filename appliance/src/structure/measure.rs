@@ -20,7 +20,8 @@ pub(super) fn measure(asked: &[Measure], region: &Region, spacing: Spacing) -> V
             Measure::ShortAxis => (Code::new("103340004", "SCT", "Short axis"), width.min(height)),
             Measure::Diameter => (Code::new("81827009", "SCT", "Diameter"), f64::midpoint(width, height)),
         };
-        Measurement { name, value, unit: unit.clone() }
+        // To a millionth: what lies beyond is the arithmetic's, not the patient's (8.399999999999999).
+        Measurement { name, value: (value * 1e6).round() / 1e6, unit: unit.clone() }
     };
     asked.iter().map(one).collect()
 }
@@ -36,6 +37,10 @@ mod tests {
         let spacing = Spacing::Patient { row_mm: 0.5, column_mm: 2.0 };
         let lengths: Vec<f64> = measure(&asked, &region, spacing).iter().map(|m| m.value).collect();
         assert_eq!(lengths, [8.0, 5.0, 6.5]);
+        let spacing = Spacing::Patient { row_mm: 0.7, column_mm: 0.7 };
+        let region = Region { left: 0.0, top: 0.0, right: 12.0, bottom: 12.0 };
+        assert_eq!(measure(&asked, &region, spacing)[0].value, 8.4);
+        let region = Region { left: 10.0, top: 20.0, right: 14.0, bottom: 30.0 };
         let pixels = measure(&asked, &region, Spacing::Unknown);
         assert_eq!((pixels[0].value, pixels[0].unit.value.as_str()), (10.0, "{pixels}"));
     }
