@@ -1,10 +1,14 @@
 //! Lightbox: an imaging-AI appliance. See `ARCHITECTURE.md` for the way of a study through it.
 
+pub mod audit;
 pub mod clock;
 pub mod deliver;
 pub mod dicom;
 pub mod finding;
 pub mod infer;
+pub mod ingest;
+pub mod job;
 pub mod phi;
 pub mod report;
+pub mod store;
 pub mod structure;

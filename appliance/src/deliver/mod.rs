@@ -2,3 +2,8 @@
 //! their destinations through durable queues.
 
 pub mod context;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod mllp;
+mod notes;
+pub mod sr;

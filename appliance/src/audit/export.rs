@@ -1,0 +1,138 @@
+//! Reading the chain out: verifying it in place, and as JSON lines that anybody can verify with
+//! the device's public key.
+
+use std::io::{BufRead, Write};
+
+use lightbox_bootstrap::identity::PublicKey;
+use rusqlite::{Connection, OptionalExtension};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::chain::{Broken, Checkpoint, Record, Verifier, hex, unhex};
+
+/// The log could not be verified or exported.
+#[derive(Debug, Error)]
+pub enum AuditError {
+    /// The chain is broken.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    /// The ledger could not be read.
+    #[error("reading the audit log failed")]
+    Ledger(#[from] rusqlite::Error),
+    /// The export could not be read or written.
+    #[error("reading or writing the export failed")]
+    Io(#[from] std::io::Error),
+    /// A line of the export is not one of ours.
+    #[error("line {line} of the export is not an audit line")]
+    Line {
+        /// Line number, from 1.
+        line: usize,
+    },
+}
+
+/// A line of an export.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Line {
+    /// A signed checkpoint; checkpoints come before the records.
+    Checkpoint(Checkpoint),
+    /// The signed head.
+    Head(Checkpoint),
+    /// A record and its hash.
+    Record {
+        /// The record.
+        #[serde(rename = "record")]
+        content: Record,
+        /// Its hash, hex.
+        hash: String,
+    },
+}
+
+fn checkpoint(row: &rusqlite::Row<'_>) -> rusqlite::Result<Checkpoint> {
+    Ok(Checkpoint {
+        seq: row.get(0)?,
+        hash: hex(&row.get::<_, Vec<u8>>(1)?),
+        signature: hex(&row.get::<_, Vec<u8>>(2)?),
+    })
+}
+
+fn signed(connection: &Connection) -> rusqlite::Result<(Vec<Checkpoint>, Option<Checkpoint>)> {
+    let checkpoints = connection
+        .prepare("SELECT seq, hash, signature FROM audit_checkpoints ORDER BY seq")?
+        .query_map([], checkpoint)?
+        .collect::<rusqlite::Result<_>>()?;
+    let head =
+        connection.query_row("SELECT seq, hash, signature FROM audit_head", [], checkpoint).optional()?;
+    Ok((checkpoints, head))
+}
+
+/// Goes through the records in the order in which they are kept.
+fn each_record(
+    connection: &Connection,
+    mut take: impl FnMut(Record, Vec<u8>) -> Result<(), AuditError>,
+) -> Result<(), AuditError> {
+    let mut statement = connection
+        .prepare("SELECT seq, at, boot, event, outcome, subject, detail, hash FROM audit ORDER BY seq")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let record = Record {
+            seq: row.get(0)?,
+            at: row.get(1)?,
+            boot: row.get(2)?,
+            event: row.get(3)?,
+            outcome: row.get(4)?,
+            subject: row.get(5)?,
+            detail: row.get(6)?,
+        };
+        take(record, row.get(7)?)?;
+    }
+    Ok(())
+}
+
+/// Verifies the chain in the ledger; yields the number of records. Reads one snapshot, so it can
+/// run beside the daemon.
+pub fn verify(connection: &Connection, key: PublicKey) -> Result<i64, AuditError> {
+    let snapshot = connection.unchecked_transaction()?;
+    let (checkpoints, head) = signed(&snapshot)?;
+    let mut verifier = Verifier::new(key, checkpoints, head);
+    each_record(&snapshot, |record, hash| Ok(verifier.record(&record, &hash)?))?;
+    Ok(verifier.finish()?)
+}
+
+/// Writes the chain as JSON lines: checkpoints, head, records.
+pub fn export(connection: &Connection, out: &mut impl Write) -> Result<(), AuditError> {
+    let snapshot = connection.unchecked_transaction()?;
+    let (checkpoints, head) = signed(&snapshot)?;
+    let mut line = |line: &Line| -> Result<(), AuditError> {
+        serde_json::to_writer(&mut *out, line).map_err(std::io::Error::from)?;
+        Ok(out.write_all(b"\n")?)
+    };
+    for checkpoint in checkpoints {
+        line(&Line::Checkpoint(checkpoint))?;
+    }
+    if let Some(head) = head {
+        line(&Line::Head(head))?;
+    }
+    each_record(&snapshot, |content, hash| line(&Line::Record { content, hash: hex(&hash) }))
+}
+
+/// Verifies an export, offline; yields the number of records.
+pub fn verify_export(input: impl BufRead, key: PublicKey) -> Result<i64, AuditError> {
+    let (mut checkpoints, mut head) = (Vec::new(), None);
+    let mut verifier: Option<Verifier> = None;
+    for (index, line) in input.lines().enumerate() {
+        let parsed = serde_json::from_str(&line?).map_err(|_| AuditError::Line { line: index + 1 })?;
+        match (parsed, &mut verifier) {
+            (Line::Checkpoint(checkpoint), None) => checkpoints.push(checkpoint),
+            (Line::Head(found), None) => head = Some(found),
+            (Line::Record { content, hash }, _) => {
+                let verifier = verifier.get_or_insert_with(|| {
+                    Verifier::new(key.clone(), std::mem::take(&mut checkpoints), head.take())
+                });
+                verifier.record(&content, &unhex(&hash))?;
+            }
+            _ => return Err(AuditError::Line { line: index + 1 }),
+        }
+    }
+    Ok(verifier.unwrap_or_else(|| Verifier::new(key, checkpoints, head)).finish()?)
+}

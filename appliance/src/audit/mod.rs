@@ -1,0 +1,111 @@
+//! The audit log: append-only, hash-chained, its head and checkpoints signed by the device's key.
+//!
+//! Records live in the ledger and commit with the change they speak of. They name studies by
+//! study key and peers by their name in the site file: no record holds a patient's data
+//! (safety rule 5).
+
+pub mod chain;
+pub mod export;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// What happened. The names follow the DICOM audit events (PS3.15 A.5) where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// The daemon started (110100, 110120).
+    Started,
+    /// The daemon stopped on purpose (110100, 110121).
+    Stopped,
+    /// An association was accepted (110102).
+    AssociationAccepted,
+    /// A connection or an association was refused (110113, 110126 node authentication).
+    AssociationRefused,
+    /// An instance was stored (110104).
+    InstanceStored,
+    /// An instance could not be stored, and the sender was told so (110104).
+    InstanceRefused,
+    /// A study's revision was closed and routed.
+    StudyRouted,
+    /// A model ran on a study.
+    InferenceRun,
+    /// A result was made from findings.
+    ResultMade,
+    /// A result was delivered (110104).
+    ResultSent,
+    /// A result went to the dead letters.
+    ResultDeadLetter,
+    /// A person looked at, or changed, something (110103, 110106).
+    OperatorAction,
+    /// The ledger's instance index was rebuilt or mended from the objects.
+    IndexRebuilt,
+}
+
+impl EventKind {
+    /// The name as recorded.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventKind::Started => "started",
+            EventKind::Stopped => "stopped",
+            EventKind::AssociationAccepted => "association-accepted",
+            EventKind::AssociationRefused => "association-refused",
+            EventKind::InstanceStored => "instance-stored",
+            EventKind::InstanceRefused => "instance-refused",
+            EventKind::StudyRouted => "study-routed",
+            EventKind::InferenceRun => "inference-run",
+            EventKind::ResultMade => "result-made",
+            EventKind::ResultSent => "result-sent",
+            EventKind::ResultDeadLetter => "result-dead-letter",
+            EventKind::OperatorAction => "operator-action",
+            EventKind::IndexRebuilt => "index-rebuilt",
+        }
+    }
+}
+
+/// How it went (Event Outcome Indicator, PS3.15 A.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Success (0).
+    Success,
+    /// Minor failure (4): refused, as it should be, or to be tried again.
+    Minor,
+    /// Serious failure (8).
+    Serious,
+}
+
+impl Outcome {
+    /// The name as recorded.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Success => "success",
+            Outcome::Minor => "minor",
+            Outcome::Serious => "serious",
+        }
+    }
+}
+
+/// One event, before it has its place in the chain.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// How it went.
+    pub outcome: Outcome,
+    /// Whom or what it concerns: a study key, a peer's name, an operator's name.
+    pub subject: String,
+    /// The rest, without patient data.
+    pub detail: Value,
+}
+
+impl Event {
+    /// An event that went well.
+    pub fn new(kind: EventKind, subject: impl Into<String>, detail: Value) -> Self {
+        Event { kind, outcome: Outcome::Success, subject: subject.into(), detail }
+    }
+
+    /// The same event with another outcome.
+    pub fn with_outcome(self, outcome: Outcome) -> Self {
+        Event { outcome, ..self }
+    }
+}

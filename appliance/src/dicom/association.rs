@@ -1,0 +1,781 @@
+//! Associations (PS3.8), both ends, over any stream: the PDU codec is `dicom-ul`'s, the state is
+//! ours.
+//!
+//! `dicom-ul` has an acceptor and a requestor of its own. They are not used because they decide
+//! on the AE titles before the TLS peer's certificate can be asked, hold no deadline over the
+//! handshake, and offer only some of the rejections of PS3.8 §9.3.4. Here the caller sees the
+//! request, decides with everything it knows, and answers.
+//!
+//! A peer's PDU is bounded by the length that we announced before a byte of it is awaited, and
+//! must arrive whole within the idle timeout, however slowly its bytes drip.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use dicom_ul::pdu::{
+    AbortRQServiceProviderReason, AbortRQSource, AssociationAC, AssociationRJ, AssociationRJResult,
+    AssociationRJServiceProviderASCEReason as Acse, AssociationRJServiceProviderPresentationReason as Presentation,
+    AssociationRJServiceUserReason as User, AssociationRJSource, AssociationRQ, MINIMUM_PDU_SIZE, PDataValue,
+    PDataValueType, Pdu, PresentationContextProposed, PresentationContextResult,
+    PresentationContextResultReason, UserVariableItem, read_pdu, write_pdu,
+};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::dimse::{COMMAND_MAX, Command, CommandError};
+use crate::store::objects::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION};
+
+/// The DICOM application context (PS3.7 A.2.1), the only one there is.
+pub const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
+/// Longest A-ASSOCIATE PDU that we read: 128 contexts with every transfer syntax there is.
+const ASSOCIATE_MAX: u32 = 512 * 1024;
+/// Largest PDU that we send, whatever the peer would take.
+const SEND_PDU_MAX: u32 = 256 * 1024;
+
+/// An association failed, or was ended by one side. No variant holds a peer's data.
+#[derive(Debug, Error)]
+pub enum AssociationError {
+    /// The connection broke.
+    #[error("connection failed: {}", .0.kind())]
+    Io(#[source] io::Error),
+    /// The peer closed the connection without releasing the association.
+    #[error("the peer closed the connection without a release")]
+    Closed,
+    /// The peer was too slow.
+    #[error("the peer sent no whole PDU in time while we waited for {0}")]
+    Timeout(&'static str),
+    /// A PDU longer than we announced to take.
+    #[error("the peer sent a PDU of {length} bytes, we take {max}")]
+    PduTooLong {
+        /// Its length.
+        length: u32,
+        /// What we take.
+        max: u32,
+    },
+    /// A PDU that is not one.
+    #[error("the peer sent a malformed PDU of type {0:#04x}")]
+    Malformed(u8),
+    /// A PDU or fragment that may not come here.
+    #[error("the peer sent {found} where {expected} had to come")]
+    Unexpected {
+        /// What came.
+        found: &'static str,
+        /// What had to come.
+        expected: &'static str,
+    },
+    /// A command set that cannot be read.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The peer aborted.
+    #[error("the peer aborted the association ({0})")]
+    Aborted(&'static str),
+    /// The peer rejected our association.
+    #[error("the peer rejected the association: {0}")]
+    Rejected(Rejection),
+}
+
+/// Why an association was rejected: result, source and reason of PS3.8 §9.3.4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// 1 permanent, 2 transient.
+    pub result: u8,
+    /// 1 service user, 2 service provider (ACSE), 3 service provider (presentation).
+    pub source: u8,
+    /// Depends on the source.
+    pub reason: u8,
+}
+
+impl Rejection {
+    /// The application context name is not supported.
+    pub const APPLICATION_CONTEXT: Rejection = Rejection { result: 1, source: 1, reason: 2 };
+    /// The calling AE title is not recognized.
+    pub const CALLING_AE: Rejection = Rejection { result: 1, source: 1, reason: 3 };
+    /// The called AE title is not recognized.
+    pub const CALLED_AE: Rejection = Rejection { result: 1, source: 1, reason: 7 };
+    /// The protocol version is not supported.
+    pub const PROTOCOL_VERSION: Rejection = Rejection { result: 1, source: 2, reason: 2 };
+    /// More associations than we take at once: come back later.
+    pub const LOCAL_LIMIT: Rejection = Rejection { result: 2, source: 3, reason: 2 };
+
+    /// Whether trying again later may help.
+    pub fn is_transient(&self) -> bool {
+        self.result == 2
+    }
+
+    fn of(rj: &AssociationRJ) -> Self {
+        let (source, reason) = match &rj.source {
+            AssociationRJSource::ServiceUser(reason) => (
+                1,
+                match reason {
+                    User::NoReasonGiven => 1,
+                    User::ApplicationContextNameNotSupported => 2,
+                    User::CallingAETitleNotRecognized => 3,
+                    User::CalledAETitleNotRecognized => 7,
+                    User::Reserved(reason) => *reason,
+                },
+            ),
+            AssociationRJSource::ServiceProviderASCE(reason) => (
+                2,
+                match reason {
+                    Acse::NoReasonGiven => 1,
+                    Acse::ProtocolVersionNotSupported => 2,
+                },
+            ),
+            AssociationRJSource::ServiceProviderPresentation(reason) => (
+                3,
+                match reason {
+                    Presentation::TemporaryCongestion => 1,
+                    Presentation::LocalLimitExceeded => 2,
+                    Presentation::Reserved(reason) => *reason,
+                },
+            ),
+        };
+        let result = match rj.result {
+            AssociationRJResult::Permanent => 1,
+            AssociationRJResult::Transient => 2,
+        };
+        Rejection { result, source, reason }
+    }
+
+    fn pdu(self) -> Pdu {
+        let source = match (self.source, self.reason) {
+            (1, 2) => AssociationRJSource::ServiceUser(User::ApplicationContextNameNotSupported),
+            (1, 3) => AssociationRJSource::ServiceUser(User::CallingAETitleNotRecognized),
+            (1, 7) => AssociationRJSource::ServiceUser(User::CalledAETitleNotRecognized),
+            (2, 2) => AssociationRJSource::ServiceProviderASCE(Acse::ProtocolVersionNotSupported),
+            (3, 1) => AssociationRJSource::ServiceProviderPresentation(Presentation::TemporaryCongestion),
+            (3, 2) => AssociationRJSource::ServiceProviderPresentation(Presentation::LocalLimitExceeded),
+            _ => AssociationRJSource::ServiceUser(User::NoReasonGiven),
+        };
+        let result = if self.result == 2 { AssociationRJResult::Transient } else { AssociationRJResult::Permanent };
+        Pdu::AssociationRJ(AssociationRJ { result, source })
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = match (self.source, self.reason) {
+            (1, 2) => "application context name not supported",
+            (1, 3) => "calling AE title not recognized",
+            (1, 7) => "called AE title not recognized",
+            (2, 2) => "protocol version not supported",
+            (3, 1) => "temporary congestion",
+            (3, 2) => "local limit exceeded",
+            (_, 1) => "no reason given",
+            _ => "reserved reason",
+        };
+        let result = if self.is_transient() { "transient" } else { "permanent" };
+        write!(f, "{words} (A-ASSOCIATE-RJ {}/{}/{}, {result})", self.result, self.source, self.reason)
+    }
+}
+
+/// Sizes and deadlines of an association.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest P-DATA-TF PDU that we take; announced to the peer.
+    pub max_pdu: u32,
+    /// Time for the association request, and for a release (ARTIM, PS3.8 §9.1.5).
+    pub artim: Duration,
+    /// Time for any other PDU.
+    pub idle: Duration,
+}
+
+/// PDUs over a stream.
+#[derive(Debug)]
+struct PduStream<S> {
+    stream: S,
+    buffer: BytesMut,
+    limits: Limits,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> PduStream<S> {
+    async fn next(&mut self, within: Duration, expected: &'static str) -> Result<Pdu, AssociationError> {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(pdu) = self.take_buffered()? {
+                return Ok(pdu);
+            }
+            let read = timeout_at(deadline, self.stream.read_buf(&mut self.buffer))
+                .await
+                .map_err(|_| AssociationError::Timeout(expected))?
+                .map_err(AssociationError::Io)?;
+            if read == 0 {
+                return Err(AssociationError::Closed);
+            }
+        }
+    }
+
+    /// The next PDU, if all of it is here. Lengths are judged from the first six bytes.
+    fn take_buffered(&mut self) -> Result<Option<Pdu>, AssociationError> {
+        let Some(head) = self.buffer.first_chunk::<6>() else {
+            self.buffer.reserve(6);
+            return Ok(None);
+        };
+        let kind = head[0];
+        let length = u32::from_be_bytes([head[2], head[3], head[4], head[5]]);
+        let max = match kind {
+            0x01 | 0x02 => ASSOCIATE_MAX,
+            0x04 => self.limits.max_pdu,
+            0x03 | 0x05..=0x07 if length == 4 => 4,
+            _ => return Err(AssociationError::Malformed(kind)),
+        };
+        if length > max {
+            return Err(AssociationError::PduTooLong { length, max });
+        }
+        let whole = 6 + length as usize;
+        if self.buffer.len() < whole {
+            self.buffer.reserve(whole - self.buffer.len());
+            return Ok(None);
+        }
+        let bytes = self.buffer.split_to(whole).freeze();
+        // dicom-ul reads sub-items of A-ASSOCIATE with `Buf::get_*`, which panic when a length
+        // lies (its issue 799); a peer's bytes must not end the task.
+        catch_unwind(AssertUnwindSafe(|| read_pdu(bytes.clone(), max.max(MINIMUM_PDU_SIZE), true)))
+            .ok()
+            .and_then(Result::ok)
+            .flatten()
+            .map(Some)
+            .ok_or(AssociationError::Malformed(kind))
+    }
+
+    async fn send(&mut self, pdu: &Pdu) -> Result<(), AssociationError> {
+        let mut bytes = Vec::with_capacity(256);
+        write_pdu(&mut bytes, pdu)
+            .map_err(|_| AssociationError::Unexpected { found: "an unencodable PDU", expected: "one of ours" })?;
+        self.send_bytes(&bytes).await
+    }
+
+    async fn send_bytes(&mut self, bytes: &[u8]) -> Result<(), AssociationError> {
+        let write = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        timeout(self.limits.idle, write)
+            .await
+            .map_err(|_| AssociationError::Timeout("room to send"))?
+            .map_err(AssociationError::Io)
+    }
+}
+
+/// An association that a peer has asked for, not yet answered.
+#[derive(Debug)]
+pub struct Requested<S> {
+    pdus: PduStream<S>,
+    request: AssociationRQ,
+}
+
+/// Judges a proposed presentation context: the transfer syntax to use, or why not.
+pub type Judgement = Result<String, PresentationContextResultReason>;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Requested<S> {
+    /// Reads the A-ASSOCIATE-RQ within ARTIM.
+    pub async fn read(stream: S, limits: Limits) -> Result<Self, AssociationError> {
+        let mut pdus = PduStream { stream, buffer: BytesMut::with_capacity(16 * 1024), limits };
+        match pdus.next(limits.artim, "A-ASSOCIATE-RQ").await {
+            Ok(Pdu::AssociationRQ(request)) => Ok(Requested { pdus, request }),
+            Ok(Pdu::AbortRQ { source }) => Err(AssociationError::Aborted(abort_words(&source))),
+            Ok(other) => {
+                abort(&mut pdus, AbortRQServiceProviderReason::UnexpectedPdu).await;
+                Err(AssociationError::Unexpected { found: pdu_words(&other), expected: "A-ASSOCIATE-RQ" })
+            }
+            Err(error) => {
+                abort_for(&mut pdus, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Calling AE title, without padding.
+    pub fn calling_ae(&self) -> &str {
+        self.request.calling_ae_title.trim()
+    }
+
+    /// Called AE title, without padding.
+    pub fn called_ae(&self) -> &str {
+        self.request.called_ae_title.trim()
+    }
+
+    /// What is wrong with the request, whoever sent it.
+    pub fn fault(&self) -> Option<Rejection> {
+        if self.request.protocol_version & 1 == 0 {
+            return Some(Rejection::PROTOCOL_VERSION);
+        }
+        if self.request.application_context_name != APPLICATION_CONTEXT {
+            return Some(Rejection::APPLICATION_CONTEXT);
+        }
+        None
+    }
+
+    /// Answers with A-ASSOCIATE-RJ and waits for the peer to close.
+    pub async fn reject(mut self, rejection: Rejection) -> Result<(), AssociationError> {
+        self.pdus.send(&rejection.pdu()).await?;
+        wait_for_close(&mut self.pdus).await;
+        Ok(())
+    }
+
+    /// Answers with A-ASSOCIATE-AC; `judge` decides on each proposed context by its abstract syntax
+    /// and transfer syntaxes.
+    pub async fn accept(
+        mut self,
+        mut judge: impl FnMut(&str, &[String]) -> Judgement,
+    ) -> Result<Association<S>, AssociationError> {
+        let (mut contexts, mut results) = (BTreeMap::new(), Vec::new());
+        for proposed in &self.request.presentation_contexts {
+            let fresh = proposed.id % 2 == 1 && !contexts.contains_key(&proposed.id);
+            let judgement = if fresh {
+                judge(proposed.abstract_syntax.trim_end_matches('\0'), &proposed.transfer_syntaxes)
+            } else {
+                Err(PresentationContextResultReason::NoReason)
+            };
+            let (reason, transfer_syntax) = match judgement {
+                Ok(transfer_syntax) => {
+                    contexts.insert(
+                        proposed.id,
+                        Context {
+                            abstract_syntax: proposed.abstract_syntax.trim_end_matches('\0').to_owned(),
+                            transfer_syntax: transfer_syntax.clone(),
+                        },
+                    );
+                    (PresentationContextResultReason::Acceptance, transfer_syntax)
+                }
+                // The transfer syntax of a refused context is not significant (PS3.8 §9.3.3.2).
+                Err(reason) => (reason, "1.2.840.10008.1.2".to_owned()),
+            };
+            results.push(PresentationContextResult { id: proposed.id, reason, transfer_syntax });
+        }
+        let answer = Pdu::AssociationAC(AssociationAC {
+            protocol_version: 1,
+            calling_ae_title: self.request.calling_ae_title.clone(),
+            called_ae_title: self.request.called_ae_title.clone(),
+            application_context_name: APPLICATION_CONTEXT.into(),
+            presentation_contexts: results,
+            user_variables: our_variables(self.pdus.limits.max_pdu),
+        });
+        self.pdus.send(&answer).await?;
+        let peer_max = peer_max_pdu(&self.request.user_variables);
+        Ok(Association { pdus: self.pdus, contexts, peer_max, pending: VecDeque::new() })
+    }
+}
+
+fn our_variables(max_pdu: u32) -> Vec<UserVariableItem> {
+    vec![
+        UserVariableItem::MaxLength(max_pdu),
+        UserVariableItem::ImplementationClassUID(IMPLEMENTATION_CLASS_UID.into()),
+        UserVariableItem::ImplementationVersionName(IMPLEMENTATION_VERSION.into()),
+    ]
+}
+
+/// What the peer takes: 0 means without limit (PS3.8 D.1); less than a PDV header is nonsense, and
+/// treated as the smallest size that makes progress.
+fn peer_max_pdu(variables: &[UserVariableItem]) -> u32 {
+    let announced = variables.iter().find_map(|item| match item {
+        UserVariableItem::MaxLength(length) => Some(*length),
+        _ => None,
+    });
+    match announced {
+        None => 16_384,
+        Some(0) => SEND_PDU_MAX,
+        Some(length) => length.clamp(64, SEND_PDU_MAX),
+    }
+}
+
+/// An accepted presentation context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// SOP class.
+    pub abstract_syntax: String,
+    /// How data sets are encoded in it.
+    pub transfer_syntax: String,
+}
+
+/// A message's beginning, or the end of the association.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A command set, with the context that it came in. Its data set, if it has one, must be read
+    /// to its end by [`Association::fragment`] before the next message.
+    Command(u8, Command),
+    /// The peer asks to release; answer with [`Association::answer_release`].
+    Release,
+}
+
+/// An established association.
+#[derive(Debug)]
+pub struct Association<S> {
+    pdus: PduStream<S>,
+    contexts: BTreeMap<u8, Context>,
+    peer_max: u32,
+    pending: VecDeque<PDataValue>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
+    /// Asks a peer for an association: `contexts` are abstract syntaxes with their transfer syntaxes.
+    pub async fn request(
+        stream: S,
+        calling_ae: &str,
+        called_ae: &str,
+        contexts: &[(String, Vec<String>)],
+        limits: Limits,
+    ) -> Result<Self, AssociationError> {
+        let mut pdus = PduStream { stream, buffer: BytesMut::with_capacity(16 * 1024), limits };
+        let proposed: Vec<_> = contexts
+            .iter()
+            .take(128)
+            .enumerate()
+            .map(|(index, (abstract_syntax, transfer_syntaxes))| PresentationContextProposed {
+                id: (index * 2 + 1) as u8,
+                abstract_syntax: abstract_syntax.clone(),
+                transfer_syntaxes: transfer_syntaxes.clone(),
+            })
+            .collect();
+        pdus.send(&Pdu::AssociationRQ(AssociationRQ {
+            protocol_version: 1,
+            calling_ae_title: calling_ae.into(),
+            called_ae_title: called_ae.into(),
+            application_context_name: APPLICATION_CONTEXT.into(),
+            presentation_contexts: proposed.clone(),
+            user_variables: our_variables(limits.max_pdu),
+        }))
+        .await?;
+        match pdus.next(limits.idle, "A-ASSOCIATE-AC").await? {
+            Pdu::AssociationAC(answer) => {
+                let contexts = answer
+                    .presentation_contexts
+                    .iter()
+                    .filter(|result| result.reason == PresentationContextResultReason::Acceptance)
+                    .filter_map(|result| {
+                        let asked = proposed.iter().find(|asked| asked.id == result.id)?;
+                        let transfer_syntax = result.transfer_syntax.trim_end_matches('\0').to_owned();
+                        asked.transfer_syntaxes.contains(&transfer_syntax).then(|| {
+                            (
+                                result.id,
+                                Context { abstract_syntax: asked.abstract_syntax.clone(), transfer_syntax },
+                            )
+                        })
+                    })
+                    .collect();
+                let peer_max = peer_max_pdu(&answer.user_variables);
+                Ok(Association { pdus, contexts, peer_max, pending: VecDeque::new() })
+            }
+            Pdu::AssociationRJ(rejection) => Err(AssociationError::Rejected(Rejection::of(&rejection))),
+            Pdu::AbortRQ { source } => Err(AssociationError::Aborted(abort_words(&source))),
+            other => {
+                abort(&mut pdus, AbortRQServiceProviderReason::UnexpectedPdu).await;
+                Err(AssociationError::Unexpected { found: pdu_words(&other), expected: "A-ASSOCIATE-AC" })
+            }
+        }
+    }
+
+    /// The accepted context of that id.
+    pub fn context(&self, id: u8) -> Option<&Context> {
+        self.contexts.get(&id)
+    }
+
+    /// The first accepted context for a SOP class that has one of the transfer syntaxes.
+    pub fn context_for(&self, abstract_syntax: &str, transfer_syntax: &str) -> Option<u8> {
+        self.contexts
+            .iter()
+            .find(|(_, context)| {
+                context.abstract_syntax == abstract_syntax && context.transfer_syntax == transfer_syntax
+            })
+            .map(|(id, _)| *id)
+    }
+
+    async fn next_value(&mut self, expected: &'static str) -> Result<Option<PDataValue>, AssociationError> {
+        loop {
+            if let Some(value) = self.pending.pop_front() {
+                if !self.contexts.contains_key(&value.presentation_context_id) {
+                    return Err(AssociationError::Unexpected {
+                        found: "a fragment in a context that was not accepted",
+                        expected,
+                    });
+                }
+                return Ok(Some(value));
+            }
+            match self.pdus.next(self.pdus.limits.idle, expected).await? {
+                Pdu::PData { data } => self.pending.extend(data),
+                Pdu::ReleaseRQ => return Ok(None),
+                Pdu::AbortRQ { source } => return Err(AssociationError::Aborted(abort_words(&source))),
+                other => return Err(AssociationError::Unexpected { found: pdu_words(&other), expected }),
+            }
+        }
+    }
+
+    /// The next message's command set, or the peer's wish to release.
+    pub async fn next(&mut self) -> Result<Incoming, AssociationError> {
+        let expected = "a command";
+        let (mut bytes, mut context) = (Vec::new(), None);
+        loop {
+            let Some(value) = self.next_value(expected).await? else {
+                if bytes.is_empty() && context.is_none() {
+                    return Ok(Incoming::Release);
+                }
+                return Err(AssociationError::Unexpected { found: "A-RELEASE-RQ", expected });
+            };
+            if value.value_type != PDataValueType::Command {
+                return Err(AssociationError::Unexpected { found: "a data set fragment", expected });
+            }
+            if *context.get_or_insert(value.presentation_context_id) != value.presentation_context_id {
+                return Err(AssociationError::Unexpected { found: "a fragment of another context", expected });
+            }
+            if bytes.len() + value.data.len() > COMMAND_MAX {
+                return Err(CommandError::TooLong.into());
+            }
+            bytes.extend(&value.data);
+            if value.is_last {
+                return Ok(Incoming::Command(value.presentation_context_id, Command::parse(&bytes)?));
+            }
+        }
+    }
+
+    /// The next fragment of the data set in that context, and whether it is the last.
+    pub async fn fragment(&mut self, context: u8) -> Result<(Vec<u8>, bool), AssociationError> {
+        let expected = "a data set fragment";
+        let Some(value) = self.next_value(expected).await? else {
+            return Err(AssociationError::Unexpected { found: "A-RELEASE-RQ", expected });
+        };
+        if value.value_type != PDataValueType::Data {
+            return Err(AssociationError::Unexpected { found: "a command", expected });
+        }
+        if value.presentation_context_id != context {
+            return Err(AssociationError::Unexpected { found: "a fragment of another context", expected });
+        }
+        Ok((value.data, value.is_last))
+    }
+
+    /// Sends a command set.
+    pub async fn send_command(&mut self, context: u8, command: &Command) -> Result<(), AssociationError> {
+        let bytes = command.encode();
+        self.send_values(context, PDataValueType::Command, bytes.as_slice()).await
+    }
+
+    /// Sends a data set, read piece by piece.
+    pub async fn send_data_set(
+        &mut self,
+        context: u8,
+        data_set: impl AsyncRead + Unpin,
+    ) -> Result<(), AssociationError> {
+        self.send_values(context, PDataValueType::Data, data_set).await
+    }
+
+    async fn send_values(
+        &mut self,
+        context: u8,
+        value_type: PDataValueType,
+        mut source: impl AsyncRead + Unpin,
+    ) -> Result<(), AssociationError> {
+        // A PDV's header is 6 bytes (length, context, control); the fragment must be even.
+        let room = (self.peer_max as usize - 6) & !1;
+        let mut piece = read_piece(&mut source, room).await?;
+        loop {
+            let next = read_piece(&mut source, room).await?;
+            let is_last = next.is_empty();
+            let value = PDataValue {
+                presentation_context_id: context,
+                value_type: value_type.clone(),
+                is_last,
+                data: piece,
+            };
+            self.pdus.send(&Pdu::PData { data: vec![value] }).await?;
+            if is_last {
+                return Ok(());
+            }
+            piece = next;
+        }
+    }
+
+    /// Answers the peer's release and waits for it to close the connection (ARTIM).
+    pub async fn answer_release(mut self) -> Result<(), AssociationError> {
+        self.pdus.send(&Pdu::ReleaseRP).await?;
+        wait_for_close(&mut self.pdus).await;
+        Ok(())
+    }
+
+    /// Releases the association from our side.
+    pub async fn release(mut self) -> Result<(), AssociationError> {
+        self.pdus.send(&Pdu::ReleaseRQ).await?;
+        match self.pdus.next(self.pdus.limits.artim, "A-RELEASE-RP").await? {
+            Pdu::ReleaseRP => {
+                // The peer has answered; it may close first.
+                drop(self.pdus.stream.shutdown().await);
+                Ok(())
+            }
+            other => Err(AssociationError::Unexpected { found: pdu_words(&other), expected: "A-RELEASE-RP" }),
+        }
+    }
+
+    /// Aborts because of that error.
+    pub async fn abort(mut self, because: &AssociationError) {
+        abort_for(&mut self.pdus, because).await;
+    }
+}
+
+async fn read_piece(source: &mut (impl AsyncRead + Unpin), room: usize) -> Result<Vec<u8>, AssociationError> {
+    let mut piece = Vec::with_capacity(room.min(64 * 1024));
+    source.take(room as u64).read_to_end(&mut piece).await.map_err(AssociationError::Io)?;
+    Ok(piece)
+}
+
+async fn abort<S: AsyncRead + AsyncWrite + Unpin>(
+    pdus: &mut PduStream<S>,
+    reason: AbortRQServiceProviderReason,
+) {
+    let pdu = Pdu::AbortRQ { source: AbortRQSource::ServiceProvider(reason) };
+    // Best effort: the connection may be gone, and the association is over either way.
+    if pdus.send(&pdu).await.is_ok() {
+        wait_for_close(pdus).await;
+    }
+}
+
+async fn abort_for<S: AsyncRead + AsyncWrite + Unpin>(pdus: &mut PduStream<S>, error: &AssociationError) {
+    let reason = match error {
+        AssociationError::Io(_) | AssociationError::Closed | AssociationError::Aborted(_) => {
+            drop(pdus.stream.shutdown().await);
+            return;
+        }
+        AssociationError::Malformed(0x01..=0x07) => AbortRQServiceProviderReason::InvalidPduParameter,
+        AssociationError::Malformed(_) => AbortRQServiceProviderReason::UnrecognizedPdu,
+        AssociationError::PduTooLong { .. } => AbortRQServiceProviderReason::InvalidPduParameter,
+        AssociationError::Unexpected { .. } => AbortRQServiceProviderReason::UnexpectedPdu,
+        _ => AbortRQServiceProviderReason::ReasonNotSpecified,
+    };
+    abort(pdus, reason).await;
+}
+
+/// Closes our side, and lets the peer close its own: closing first with its bytes unread would
+/// reset the connection and could take our last PDU with it.
+async fn wait_for_close<S: AsyncRead + AsyncWrite + Unpin>(pdus: &mut PduStream<S>) {
+    drop(pdus.stream.shutdown().await);
+    let drain = async {
+        let mut rest = [0; 4096];
+        while matches!(pdus.stream.read(&mut rest).await, Ok(count) if count > 0) {}
+    };
+    // ARTIM, but never long: a peer that stays is cut.
+    drop(timeout(pdus.limits.artim.min(Duration::from_secs(2)), drain).await);
+    pdus.buffer.advance(pdus.buffer.len());
+}
+
+fn abort_words(source: &AbortRQSource) -> &'static str {
+    match source {
+        AbortRQSource::ServiceUser => "by its application",
+        AbortRQSource::ServiceProvider(_) => "by its protocol machine",
+        AbortRQSource::Reserved => "by an unnamed source",
+    }
+}
+
+fn pdu_words(pdu: &Pdu) -> &'static str {
+    match pdu {
+        Pdu::Unknown { .. } => "an unknown PDU",
+        Pdu::AssociationRQ(_) => "A-ASSOCIATE-RQ",
+        Pdu::AssociationAC(_) => "A-ASSOCIATE-AC",
+        Pdu::AssociationRJ(_) => "A-ASSOCIATE-RJ",
+        Pdu::PData { .. } => "P-DATA-TF",
+        Pdu::ReleaseRQ => "A-RELEASE-RQ",
+        Pdu::ReleaseRP => "A-RELEASE-RP",
+        Pdu::AbortRQ { .. } => "A-ABORT",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { max_pdu: 16_384, artim: Duration::from_secs(2), idle: Duration::from_secs(2) };
+    const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
+    const EXPLICIT: &str = "1.2.840.10008.1.2.1";
+
+    fn proposal() -> Vec<(String, Vec<String>)> {
+        vec![(CT.into(), vec![EXPLICIT.into()]), ("1.2.3".into(), vec![EXPLICIT.into()])]
+    }
+
+    #[tokio::test]
+    async fn a_message_with_a_data_set_arrives_whole_in_the_accepted_context() {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let sender = tokio::spawn(async move {
+            let mut association =
+                Association::request(theirs, "SCU", "SCP", &proposal(), LIMITS).await.expect("accepted");
+            let context = association.context_for(CT, EXPLICIT).expect("accepted");
+            assert_eq!(association.context_for("1.2.3", EXPLICIT), None);
+            let command = Command {
+                field: super::super::dimse::C_STORE_RQ,
+                message_id: 1,
+                sop_class_uid: Some(CT.into()),
+                has_data_set: true,
+                ..Command::default()
+            };
+            association.send_command(context, &command).await.expect("sent");
+            association.send_data_set(context, &vec![7; 100_000][..]).await.expect("sent");
+            association.release().await.expect("released");
+        });
+        let requested = Requested::read(ours, LIMITS).await.expect("read");
+        assert_eq!((requested.calling_ae(), requested.called_ae(), requested.fault()), ("SCU", "SCP", None));
+        let mut association = requested
+            .accept(|class, syntaxes| {
+                if class == CT {
+                    Ok(syntaxes[0].clone())
+                } else {
+                    Err(PresentationContextResultReason::AbstractSyntaxNotSupported)
+                }
+            })
+            .await
+            .expect("accepted");
+        let Incoming::Command(context, command) = association.next().await.expect("a command") else {
+            panic!("a command had to come")
+        };
+        assert!(command.has_data_set);
+        let mut length = 0;
+        loop {
+            let (bytes, last) = association.fragment(context).await.expect("a fragment");
+            length += bytes.len();
+            if last {
+                break;
+            }
+        }
+        assert_eq!(length, 100_000);
+        assert!(matches!(association.next().await, Ok(Incoming::Release)));
+        association.answer_release().await.expect("answered");
+        sender.await.expect("the sender's checks hold");
+    }
+
+    #[tokio::test]
+    async fn a_rejection_carries_its_three_numbers() {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let acceptor = tokio::spawn(async move {
+            Requested::read(ours, LIMITS).await.expect("read").reject(Rejection::CALLED_AE).await
+        });
+        let error = Association::request(theirs, "SCU", "WRONG", &proposal(), LIMITS).await.expect_err("rejected");
+        assert!(matches!(error, AssociationError::Rejected(Rejection::CALLED_AE)), "{error}");
+        assert!(error.to_string().contains("1/1/7"));
+        acceptor.await.expect("joined").expect("sent");
+    }
+
+    async fn first_bytes(bytes: &[u8]) -> AssociationError {
+        let (ours, mut theirs) = tokio::io::duplex(4096);
+        theirs.write_all(bytes).await.expect("sent");
+        let keep = theirs;
+        let result = Requested::read(ours, Limits { artim: Duration::from_millis(200), ..LIMITS }).await;
+        drop(keep);
+        result.expect_err("must fail")
+    }
+
+    #[tokio::test]
+    async fn lying_lengths_and_foreign_bytes_are_refused_from_the_first_six_bytes() {
+        let huge = [1, 0, 0xff, 0xff, 0xff, 0xff];
+        assert!(matches!(first_bytes(&huge).await, AssociationError::PduTooLong { .. }));
+        assert!(matches!(first_bytes(b"GET / HTTP/1.1\r\n").await, AssociationError::Malformed(b'G')));
+        assert!(matches!(first_bytes(&[5, 0, 0, 0, 0, 9]).await, AssociationError::Malformed(5)));
+        assert!(matches!(first_bytes(&[4, 0, 0, 0, 0, 0]).await, AssociationError::Unexpected { .. }));
+        assert!(matches!(first_bytes(&[1, 0]).await, AssociationError::Timeout(_)));
+        // An A-ASSOCIATE-RQ whose sub-item claims more than there is.
+        let mut lying = vec![1, 0, 0, 0, 0, 78, 0, 1, 0, 0];
+        lying.extend([b' '; 32]);
+        lying.extend([0; 32]);
+        lying.extend([0x10, 0, 0xff, 0xff, 1, 2, 3, 4, 5, 6]);
+        assert!(matches!(first_bytes(&lying).await, AssociationError::Malformed(1)));
+    }
+}

@@ -1,0 +1,418 @@
+//! TLS for every edge of the box (PS3.15 B.12: TLS 1.2 and 1.3, client certificate required here).
+//!
+//! A certificate is known in one of three ways (site file, `certificate = { … }`): pinned by its
+//! fingerprint, pinned by its public key, or by a name that an authority of the site vouches for.
+//! A pin says by itself who the peer is, so self-signed, CA-marked and version 1 certificates
+//! work, as many PACS have them; the handshake signature is always checked, so the peer must hold
+//! the key. A certificate that no entry of the site file names is refused by a TLS alert, before
+//! any association.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use lightbox_provisioning::site::{Certificate, parse_fingerprint, raw::Tls};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Version};
+
+/// TLS could not be set up from the site file.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A PEM file could not be read.
+    #[error("{path} cannot be read as PEM")]
+    Pem {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// rustls refused certificate, key or authorities.
+    #[error("{what} cannot be used")]
+    Refused {
+        /// Which setting.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The client verifier could not be made of the site's authorities.
+    #[error("appliance.tls.authorities cannot be used: {0}")]
+    Authorities(String),
+}
+
+/// How one certificate is known, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// SHA-256 of the certificate.
+    Fingerprint([u8; 32]),
+    /// SHA-256 of the SubjectPublicKeyInfo.
+    PublicKey([u8; 32]),
+    /// A name, vouched for by an authority of the site.
+    Name(String),
+}
+
+impl Known {
+    /// From the site file, whose check has made sure that exactly one way is given.
+    pub fn of(certificate: &Certificate) -> Option<Self> {
+        if let Some(pin) = certificate.sha256.as_deref() {
+            return parse_fingerprint(pin).map(Known::Fingerprint);
+        }
+        if let Some(pin) = certificate.spki_sha256.as_deref() {
+            return parse_fingerprint(pin).map(Known::PublicKey);
+        }
+        certificate.name.clone().map(Known::Name)
+    }
+
+    /// Whether a pin fits; a name never does by itself.
+    fn pin_fits(&self, der: &[u8]) -> bool {
+        match self {
+            Known::Fingerprint(pin) => Sha256::digest(der).as_slice() == pin,
+            Known::PublicKey(pin) => {
+                X509Certificate::from_der(der).is_ok_and(|(_, parsed)| {
+                    Sha256::digest(parsed.tbs_certificate.subject_pki.raw).as_slice() == pin
+                })
+            }
+            Known::Name(_) => false,
+        }
+    }
+}
+
+/// Whether a certificate carries the name: DNS or IP subject alternative name, or common name.
+fn carries_name(der: &[u8], name: &str) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(der) else { return false };
+    let address = name.parse::<std::net::IpAddr>().ok();
+    if let Ok(Some(names)) = parsed.subject_alternative_name()
+        && names.value.general_names.iter().any(|candidate| match candidate {
+            GeneralName::DNSName(dns) => dns.eq_ignore_ascii_case(name),
+            GeneralName::IPAddress(bytes) => match address {
+                Some(std::net::IpAddr::V4(address)) => address.octets() == *bytes,
+                Some(std::net::IpAddr::V6(address)) => address.octets() == *bytes,
+                None => false,
+            },
+            _ => false,
+        })
+    {
+        return true;
+    }
+    parsed.subject().iter_common_name().any(|common| common.as_str().is_ok_and(|text| text == name))
+}
+
+/// Our certificate chain and key.
+#[derive(Debug)]
+pub struct OwnIdentity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl OwnIdentity {
+    /// Reads two PEM files.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let pem = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| TlsError::Pem { path, source }
+        };
+        let chain = CertificateDer::pem_file_iter(certificate)
+            .and_then(Iterator::collect)
+            .map_err(pem(certificate))?;
+        let key = PrivateKeyDer::from_pem_file(key).map_err(pem(key))?;
+        Ok(OwnIdentity { chain, key })
+    }
+
+    fn parts(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (self.chain.clone(), self.key.clone_key())
+    }
+}
+
+/// Reads PEM files of authorities into a store; `None` when there are no files.
+pub fn load_authorities<'a>(
+    files: impl IntoIterator<Item = &'a Path>,
+) -> Result<Option<Arc<RootCertStore>>, TlsError> {
+    let mut store = RootCertStore::empty();
+    for path in files {
+        let wrap = |source| TlsError::Pem { path: path.display().to_string(), source };
+        for certificate in CertificateDer::pem_file_iter(path).map_err(wrap)? {
+            store
+                .add(certificate.map_err(wrap)?)
+                .map_err(|source| TlsError::Refused { what: "appliance.tls.authorities", source })?;
+        }
+    }
+    Ok((!store.is_empty()).then(|| Arc::new(store)))
+}
+
+/// Whose certificates we accept, and who each one is.
+pub struct Trust {
+    /// Owner (a peer's or operator's name) and how its certificate is known.
+    entries: Vec<(String, Known)>,
+    chains: Option<Arc<dyn ClientCertVerifier>>,
+    subjects: Vec<DistinguishedName>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust").field("entries", &self.entries.len()).finish_non_exhaustive()
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+impl Trust {
+    /// Trust in the listed certificates, and no other.
+    pub fn new(entries: Vec<(String, Known)>, roots: Option<&Arc<RootCertStore>>) -> Result<Self, TlsError> {
+        let chains = roots
+            .map(|roots| WebPkiClientVerifier::builder_with_provider(roots.clone(), provider()).build())
+            .transpose()
+            .map_err(|error| TlsError::Authorities(error.to_string()))?;
+        Ok(Trust {
+            subjects: roots.map(|roots| roots.subjects()).unwrap_or_default(),
+            entries,
+            chains,
+            algorithms: provider().signature_verification_algorithms,
+        })
+    }
+
+    /// The owners of a certificate: every entry that it fits. Empty means unknown.
+    pub fn owners(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Vec<&str> {
+        let vouched = self
+            .chains
+            .as_ref()
+            .is_some_and(|chains| chains.verify_client_cert(certificate, intermediates, now).is_ok());
+        self.entries
+            .iter()
+            .filter(|(_, known)| match known {
+                Known::Name(name) => vouched && carries_name(certificate, name),
+                pin => pin.pin_fits(certificate),
+            })
+            .map(|(owner, _)| owner.as_str())
+            .collect()
+    }
+
+    /// A server configuration that asks for a client certificate and takes only those listed.
+    pub fn server_config(self: &Arc<Self>, identity: &OwnIdentity) -> Result<Arc<ServerConfig>, TlsError> {
+        let refused = |source| TlsError::Refused { what: "appliance.tls.certificate and key", source };
+        let (chain, key) = identity.parts();
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(refused)?
+            .with_client_cert_verifier(self.clone())
+            .with_single_cert(chain, key)
+            .map_err(refused)?;
+        // Each connection proves its certificate anew: no resumption, no tickets.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+}
+
+/// Checks the handshake's signature against the certificate's key, whatever the certificate's form.
+///
+/// rustls' own check parses the certificate as version 3 and fails on the version 1 certificates
+/// of older PACS, so those are taken apart here; the signature algorithms are the same.
+fn check_signature(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+    tls13: bool,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let bad = || rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| bad())?;
+    if parsed.version() == X509Version::V3 {
+        return if tls13 {
+            rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+        } else {
+            rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+        };
+    }
+    let spki = &parsed.tbs_certificate.subject_pki;
+    if tls13 {
+        let spki = rustls::pki_types::SubjectPublicKeyInfoDer::from(spki.raw);
+        return rustls::crypto::verify_tls13_signature_with_raw_key(message, &spki, signed, algorithms);
+    }
+    let key_algorithm = der_contents(der_contents(spki.raw).ok_or_else(bad)?).ok_or_else(bad)?;
+    let candidates = algorithms.mapping.iter().filter(|(scheme, _)| *scheme == signed.scheme);
+    let verified = candidates.flat_map(|(_, found)| found.iter()).any(|algorithm| {
+        algorithm.public_key_alg_id().as_ref() == key_algorithm
+            && algorithm
+                .verify_signature(&spki.subject_public_key.data, message, signed.signature())
+                .is_ok()
+    });
+    if verified {
+        Ok(HandshakeSignatureValid::assertion())
+    } else {
+        Err(rustls::Error::InvalidCertificate(CertificateError::BadSignature))
+    }
+}
+
+/// The contents of the DER element at the start of `bytes` (lengths up to 65535).
+fn der_contents(bytes: &[u8]) -> Option<&[u8]> {
+    let (&length, rest) = bytes.get(1..)?.split_first()?;
+    let (length, rest) = match length {
+        0..=0x7f => (usize::from(length), rest),
+        0x81 => (usize::from(*rest.first()?), rest.get(1..)?),
+        0x82 => (usize::from(*rest.first()?) << 8 | usize::from(*rest.get(1)?), rest.get(2..)?),
+        _ => return None,
+    };
+    rest.get(..length)
+}
+
+impl ClientCertVerifier for Trust {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // A hint makes some clients keep a pinned self-signed certificate to themselves, because
+        // no named authority has issued it: hint only when every entry goes by name.
+        if self.entries.iter().all(|(_, known)| matches!(known, Known::Name(_))) { &self.subjects } else { &[] }
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        if self.owners(end_entity, intermediates, now).is_empty() {
+            return Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        }
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        check_signature(message, certificate, signed, &self.algorithms, false)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        check_signature(message, certificate, signed, &self.algorithms, true)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Checks a server that we connect to: its certificate must be the one that the site file names.
+#[derive(Debug)]
+struct ServerCheck {
+    known: Known,
+    roots: Option<Arc<RootCertStore>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for ServerCheck {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let refused = |error| Err(rustls::Error::InvalidCertificate(error));
+        match &self.known {
+            Known::Name(name) => {
+                let Some(roots) = &self.roots else { return refused(CertificateError::UnknownIssuer) };
+                rustls::client::verify_server_cert_signed_by_trust_anchor(
+                    &ParsedCertificate::try_from(end_entity)?,
+                    roots,
+                    intermediates,
+                    now,
+                    self.algorithms.all,
+                )?;
+                if !carries_name(end_entity, name) {
+                    return refused(CertificateError::NotValidForName);
+                }
+            }
+            pin if !pin.pin_fits(end_entity) => {
+                return refused(CertificateError::ApplicationVerificationFailure);
+            }
+            _ => {}
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        check_signature(message, certificate, signed, &self.algorithms, false)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        check_signature(message, certificate, signed, &self.algorithms, true)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// A client configuration for one server, showing our certificate if there is one.
+pub fn client_config(
+    known: Known,
+    roots: Option<Arc<RootCertStore>>,
+    identity: Option<&OwnIdentity>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let refused = |source| TlsError::Refused { what: "the client's certificate and key", source };
+    let algorithms = provider().signature_verification_algorithms;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(refused)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(ServerCheck { known, roots, algorithms }));
+    let config = match identity {
+        Some(identity) => {
+            let (chain, key) = identity.parts();
+            builder.with_client_auth_cert(chain, key).map_err(refused)?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(config))
+}
+
+/// The name to put into the handshake for an address `host:port`.
+pub fn server_name(address: &str) -> ServerName<'static> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    ServerName::try_from(host.to_owned())
+        .unwrap_or_else(|_| ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()))
+}
+
+/// Our identity and authorities, as the site file names them.
+pub fn load(tls: &Tls) -> Result<(OwnIdentity, Option<Arc<RootCertStore>>), TlsError> {
+    let identity = OwnIdentity::load(&tls.certificate, &tls.key)?;
+    let roots = load_authorities(tls.authorities.iter().map(std::path::PathBuf::as_path))?;
+    Ok((identity, roots))
+}

@@ -1,0 +1,251 @@
+//! The ledger's index of instances: kept as they come in, and rebuilt from the objects.
+
+use dicom_dictionary_std::tags;
+use lightbox_bootstrap::identity::DeviceIdentity;
+use rusqlite::{OptionalExtension, params};
+use serde_json::json;
+
+use super::ledger::{Ledger, LedgerError, Writer};
+use super::objects::{ObjectError, ObjectId, Objects, Receipt};
+use crate::audit::{Event, EventKind, Outcome};
+use crate::dicom::header::{self, Damage, Header};
+use crate::ingest::attributes::Attributes;
+use crate::job::{State, StudyState};
+use crate::phi::Phi;
+
+/// An instance as the index knows it.
+#[derive(Clone, Debug)]
+pub struct Indexed {
+    object: ObjectId,
+    receipt: Receipt,
+    study_key: String,
+    study_uid: Phi<String>,
+    series_uid: Phi<String>,
+    sop_instance_uid: Phi<String>,
+    sop_class_uid: String,
+    attributes: Attributes,
+    frames: u32,
+    size: u64,
+    readable: bool,
+}
+
+/// Why an instance cannot be indexed. The sender is told, and nothing is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotIdentified {
+    /// Study Instance UID absent or not a UID.
+    #[error("the data set has no usable Study Instance UID (0020,000D)")]
+    Study,
+    /// Series Instance UID absent or not a UID.
+    #[error("the data set has no usable Series Instance UID (0020,000E)")]
+    Series,
+    /// SOP Instance UID absent, or not the one that the request named.
+    #[error("the data set's SOP Instance UID (0008,0018) is not the one that the request named")]
+    SopInstance,
+    /// SOP Class UID absent, or not the one that the request named.
+    #[error("the data set's SOP Class UID (0008,0016) is not the one that the request named")]
+    SopClass,
+}
+
+impl Indexed {
+    /// Takes the identifiers and attributes from a scanned header.
+    pub fn new(
+        object: ObjectId,
+        receipt: Receipt,
+        size: u64,
+        header: &Header,
+        damage: Option<&Damage>,
+        identity: &DeviceIdentity,
+    ) -> Result<Self, NotIdentified> {
+        let study_uid = header.uid(tags::STUDY_INSTANCE_UID).ok_or(NotIdentified::Study)?;
+        let series_uid = header.uid(tags::SERIES_INSTANCE_UID).ok_or(NotIdentified::Series)?;
+        let sop_instance_uid = header
+            .uid(tags::SOP_INSTANCE_UID)
+            .filter(|uid| uid == receipt.sop_instance_uid.expose())
+            .ok_or(NotIdentified::SopInstance)?;
+        let sop_class_uid = header
+            .uid(tags::SOP_CLASS_UID)
+            .filter(|uid| *uid == receipt.sop_class_uid)
+            .ok_or(NotIdentified::SopClass)?;
+        let frames = header.ascii(tags::NUMBER_OF_FRAMES).and_then(|text| text.parse().ok()).unwrap_or(1);
+        Ok(Indexed {
+            object,
+            study_key: study_key(identity, &study_uid),
+            study_uid: Phi::new(study_uid),
+            series_uid: Phi::new(series_uid),
+            sop_instance_uid: Phi::new(sop_instance_uid),
+            sop_class_uid,
+            attributes: Attributes::of(header),
+            frames,
+            size,
+            readable: damage.is_none(),
+            receipt,
+        })
+    }
+
+    /// Key of the study, for logs.
+    pub fn study_key(&self) -> &str {
+        &self.study_key
+    }
+}
+
+/// The name of a study in logs, metrics and on the admin page: it is derived with the device's
+/// secret, so it means nothing outside this box.
+pub fn study_key(identity: &DeviceIdentity, study_uid: &str) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let secret = identity.derive("study key", study_uid.as_bytes());
+    secret.iter().take(12).map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect()
+}
+
+/// What became of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// New: kept.
+    New,
+    /// Already here, byte for byte.
+    Identical,
+    /// The same SOP Instance UID is here with other bytes: kept beside it and flagged.
+    Conflict,
+}
+
+/// Puts an instance into the index, with its study and its audit record, in one transaction.
+pub fn insert(writer: &Writer<'_>, new: &Indexed) -> Result<Stored, LedgerError> {
+    let tx = writer.tx();
+    let known: Option<i64> = tx
+        .prepare_cached("SELECT id FROM instances WHERE object = ?1")?
+        .query_row([new.object.as_str()], |row| row.get(0))
+        .optional()?;
+    if known.is_some() {
+        return Ok(Stored::Identical);
+    }
+    let conflict: bool = tx
+        .prepare_cached("SELECT count(*) > 0 FROM instances WHERE sop_instance_uid = ?1")?
+        .query_row([new.sop_instance_uid.expose()], |row| row.get(0))?;
+    let state = match (conflict, new.readable) {
+        (true, _) => "conflict",
+        (false, true) => "kept",
+        (false, false) => "unreadable",
+    };
+    let study_id = open_study(writer, new, !conflict)?;
+    tx.prepare_cached(
+        "INSERT INTO instances (study_id, object, series_uid, sop_instance_uid, sop_class_uid, transfer_syntax,
+            modality, frames, size, peer, calling_ae, received_at, state, attributes)
+         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)",
+    )?
+    .execute(params![
+        study_id,
+        new.object.as_str(),
+        new.series_uid.expose(),
+        new.sop_instance_uid.expose(),
+        new.sop_class_uid,
+        new.receipt.transfer_syntax,
+        new.attributes.modality.as_deref().unwrap_or_default(),
+        new.frames,
+        new.size as i64,
+        new.receipt.peer,
+        new.receipt.calling_ae,
+        new.receipt.received_ms,
+        state,
+        serde_json::to_string(&new.attributes).map_err(|_| LedgerError::NotFound("attributes"))?,
+    ])?;
+    writer.audit(&Event::new(
+        EventKind::InstanceStored,
+        new.study_key.as_str(),
+        json!({ "object": new.object.as_str(), "peer": new.receipt.peer, "bytes": new.size, "state": state }),
+    ))?;
+    Ok(if conflict { Stored::Conflict } else { Stored::New })
+}
+
+/// Finds or makes the study. A new instance (`counts`) restarts its quiet timer, and opens the
+/// next revision if the last one was closed.
+fn open_study(writer: &Writer<'_>, new: &Indexed, counts: bool) -> Result<i64, LedgerError> {
+    let tx = writer.tx();
+    let found: Option<(i64, String)> = tx
+        .prepare_cached("SELECT id, state FROM studies WHERE study_uid = ?1")?
+        .query_row([new.study_uid.expose()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let now = writer.now_ms();
+    let Some((id, state)) = found else {
+        tx.prepare_cached(
+            "INSERT INTO studies (key, study_uid, state, revision, first_at, last_at) VALUES (?1,?2,?3,0,?4,?4)",
+        )?
+        .execute(params![new.study_key, new.study_uid.expose(), StudyState::Receiving.as_str(), now])?;
+        return Ok(tx.last_insert_rowid());
+    };
+    if counts {
+        let state =
+            StudyState::parse(&state).ok_or_else(|| LedgerError::Illegal(format!("study state {state}")))?;
+        if state != StudyState::Receiving && !state.may_become(StudyState::Receiving) {
+            return Err(LedgerError::Illegal(format!("a study cannot leave {}", state.as_str())));
+        }
+        tx.prepare_cached("UPDATE studies SET state = ?2, last_at = ?3 WHERE id = ?1")?
+            .execute(params![id, StudyState::Receiving.as_str(), now])?;
+    }
+    Ok(id)
+}
+
+/// What mending the index found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// Objects that were whole but not in the index (a crash between the two, or a lost ledger).
+    pub added: usize,
+    /// Objects that are in the index but not in the store.
+    pub missing: usize,
+    /// Objects that cannot be read back.
+    pub damaged: usize,
+}
+
+/// Something went wrong while the index was mended.
+#[derive(Debug, thiserror::Error)]
+pub enum MendError {
+    /// The objects could not be listed.
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
+    /// The ledger could not be read or written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// Brings the index in line with the objects at start: every whole object gets its entry.
+///
+/// An object without an entry was never acknowledged in this life of the ledger, or the ledger was
+/// lost; either way it is whole, so it is kept. Blocking: reads the header of each object added.
+pub fn mend(ledger: &Ledger, objects: &Objects, identity: &DeviceIdentity) -> Result<Mended, MendError> {
+    let present: std::collections::BTreeSet<String> =
+        objects.list()?.into_iter().map(|id| id.as_str().to_owned()).collect();
+    let indexed: std::collections::BTreeSet<String> = ledger.read_blocking(|reader| {
+        Ok(reader
+            .prepare("SELECT object FROM instances")?
+            .query_map([], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?)
+    })?;
+    let mut mended = Mended { missing: indexed.difference(&present).count(), ..Mended::default() };
+    for name in present.difference(&indexed) {
+        let Some(id) = ObjectId::parse(name) else { continue };
+        let entry = objects.read(&id).ok().and_then(|(receipt, file, length)| {
+            let (header, damage) = header::scan(file, length, &receipt.transfer_syntax);
+            Indexed::new(id, receipt, length, &header, damage.as_ref(), identity).ok()
+        });
+        match entry {
+            Some(entry) => {
+                ledger.write_blocking(move |writer| insert(writer, &entry).map(drop))?;
+                mended.added += 1;
+            }
+            None => mended.damaged += 1,
+        }
+    }
+    if mended != Mended::default() {
+        let outcome =
+            if mended.missing + mended.damaged > 0 { Outcome::Serious } else { Outcome::Success };
+        ledger.write_blocking(move |writer| {
+            writer.audit(
+                &Event::new(
+                    EventKind::IndexRebuilt,
+                    "store",
+                    json!({ "added": mended.added, "missing": mended.missing, "damaged": mended.damaged }),
+                )
+                .with_outcome(outcome),
+            )
+        })?;
+    }
+    Ok(mended)
+}

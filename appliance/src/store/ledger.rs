@@ -1,0 +1,392 @@
+//! The ledger: SQLite in WAL mode with `synchronous=FULL`, one writer, group commit.
+//!
+//! Every change goes through [`Ledger::write`]: a closure that runs on the writer thread inside a
+//! savepoint. The writer takes all closures that are waiting into one transaction, commits once,
+//! and only then answers them, so an answer means *on disk*. Audit records are appended in the
+//! same transaction as the change they speak of: neither is ever there without the other.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use lightbox_bootstrap::identity::DeviceIdentity;
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use super::schema::MIGRATIONS;
+use crate::audit::{self, Event};
+use crate::clock::SharedClock;
+
+/// Closures that one transaction takes at most, so that none waits too long for its answer.
+const GROUP_MAX: usize = 256;
+/// Readers kept open for the next query.
+const IDLE_READERS_MAX: usize = 4;
+
+/// The ledger could not do what was asked.
+#[derive(Clone, Debug, Error)]
+pub enum LedgerError {
+    /// SQLite refused.
+    #[error("ledger: {operation} failed: {reason}")]
+    Sqlite {
+        /// What was tried.
+        operation: &'static str,
+        /// SQLite's reason. It names tables and columns, never values.
+        reason: String,
+        /// Whether the disk is full.
+        full: bool,
+    },
+    /// The ledger was written by a newer release.
+    #[error("the ledger has schema version {found}, this release knows {known}: start the newer release again")]
+    TooNew {
+        /// Version found.
+        found: usize,
+        /// Newest version known here.
+        known: usize,
+    },
+    /// The closure panicked; its changes were rolled back.
+    #[error("ledger: an operation failed in the code that made it")]
+    Panicked,
+    /// The writer has ended; the daemon is shutting down.
+    #[error("the ledger is closed")]
+    Closed,
+    /// Something that must be there is not.
+    #[error("ledger: no such {0}")]
+    NotFound(&'static str),
+    /// A change that the legal transitions do not allow.
+    #[error("ledger: {0}")]
+    Illegal(String),
+}
+
+impl LedgerError {
+    /// Whether the disk is full: the sender is told to come back later.
+    pub fn is_full(&self) -> bool {
+        matches!(self, LedgerError::Sqlite { full: true, .. })
+    }
+}
+
+impl From<rusqlite::Error> for LedgerError {
+    fn from(error: rusqlite::Error) -> Self {
+        sqlite("query", &error)
+    }
+}
+
+fn sqlite(operation: &'static str, error: &rusqlite::Error) -> LedgerError {
+    let full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+    // The message of a constraint or syntax error names tables and columns only; values are
+    // always bound, never part of the SQL text.
+    LedgerError::Sqlite { operation, reason: error.to_string(), full }
+}
+
+/// What a write closure gets: the transaction, and the audit chain that commits with it.
+pub struct Writer<'a> {
+    tx: &'a Transaction<'a>,
+    clock: &'a SharedClock,
+    boot: &'a str,
+}
+
+impl Writer<'_> {
+    /// The open transaction.
+    pub fn tx(&self) -> &Transaction<'_> {
+        self.tx
+    }
+
+    /// Now, for the rows this closure writes.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Appends an audit record.
+    pub fn audit(&self, event: &Event) -> Result<(), LedgerError> {
+        Ok(audit::chain::append(self.tx, self.clock.now_ms(), self.boot, event)?)
+    }
+}
+
+type Answer = Box<dyn FnOnce(Result<(), LedgerError>) + Send>;
+type Operation = Box<dyn FnOnce(&Writer<'_>) -> (bool, Answer) + Send>;
+
+/// Handle on the ledger; clones share it.
+#[derive(Clone)]
+pub struct Ledger {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    operations: Mutex<Option<mpsc::Sender<Operation>>>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    readers: Mutex<Vec<Connection>>,
+    boot: String,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Ok(mut operations) = self.operations.lock() {
+            operations.take();
+        }
+        if let Ok(mut writer) = self.writer.lock()
+            && let Some(writer) = writer.take()
+        {
+            // The writer ends once all waiting closures are committed; a panic in it was answered.
+            drop(writer.join());
+        }
+    }
+}
+
+impl Ledger {
+    /// Opens or makes the ledger in `data_dir`, migrates it, and starts its writer.
+    pub fn open(data_dir: &Path, identity: Arc<DeviceIdentity>, clock: SharedClock) -> Result<Self, LedgerError> {
+        let path = data_dir.join("ledger.db");
+        let mut connection = Connection::open(&path).map_err(|error| sqlite("opening", &error))?;
+        prepare(&connection).map_err(|error| sqlite("opening", &error))?;
+        migrate(&mut connection)?;
+        let mut random = [0; 6];
+        getrandom::fill(&mut random).map_err(|_| LedgerError::Illegal("no random numbers".into()))?;
+        let boot: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (sender, receiver) = mpsc::channel::<Operation>();
+        let writer_boot = boot.clone();
+        let writer = std::thread::Builder::new()
+            .name("ledger-writer".into())
+            .spawn(move || run_writer(connection, &receiver, &identity, &clock, &writer_boot))
+            .map_err(|error| LedgerError::Illegal(format!("the writer thread did not start: {error}")))?;
+        Ok(Ledger {
+            inner: Arc::new(Inner {
+                path,
+                operations: Mutex::new(Some(sender)),
+                writer: Mutex::new(Some(writer)),
+                readers: Mutex::new(Vec::new()),
+                boot,
+            }),
+        })
+    }
+
+    /// Identifies this start of the daemon: owner of the leases it takes.
+    pub fn boot(&self) -> &str {
+        &self.inner.boot
+    }
+
+    /// Runs a closure in the next transaction; the answer comes after the commit is on disk.
+    pub async fn write<T, F>(&self, change: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Writer<'_>) -> Result<T, LedgerError> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        self.submit(change, move |result| drop(sender.send(result)))?;
+        receiver.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// As [`write`](Self::write), for callers outside the async runtime.
+    pub fn write_blocking<T, F>(&self, change: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Writer<'_>) -> Result<T, LedgerError> + Send + 'static,
+    {
+        let (sender, receiver) = mpsc::channel();
+        self.submit(change, move |result| drop(sender.send(result)))?;
+        receiver.recv().map_err(|_| LedgerError::Closed)?
+    }
+
+    fn submit<T, F, R>(&self, change: F, reply: R) -> Result<(), LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Writer<'_>) -> Result<T, LedgerError> + Send + 'static,
+        R: FnOnce(Result<T, LedgerError>) + Send + 'static,
+    {
+        let operation: Operation = Box::new(move |writer| {
+            let result =
+                catch_unwind(AssertUnwindSafe(|| change(writer))).unwrap_or(Err(LedgerError::Panicked));
+            let keep = result.is_ok();
+            let answer: Answer = Box::new(move |committed| reply(committed.and(result)));
+            (keep, answer)
+        });
+        let operations = self.inner.operations.lock().map_err(|_| LedgerError::Closed)?;
+        operations.as_ref().ok_or(LedgerError::Closed)?.send(operation).map_err(|_| LedgerError::Closed)
+    }
+
+    /// Runs a query on a reader of its own; it sees the last commit.
+    pub async fn read<T, F>(&self, query: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, LedgerError> + Send + 'static,
+    {
+        let ledger = self.clone();
+        tokio::task::spawn_blocking(move || ledger.read_blocking(query)).await.map_err(|_| LedgerError::Panicked)?
+    }
+
+    /// As [`read`](Self::read), for callers outside the async runtime.
+    pub fn read_blocking<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        let idle = self.inner.readers.lock().map_err(|_| LedgerError::Closed)?.pop();
+        let reader = match idle {
+            Some(reader) => reader,
+            None => open_reader(&self.inner.path)?,
+        };
+        let result = query(&reader);
+        if let Ok(mut readers) = self.inner.readers.lock()
+            && readers.len() < IDLE_READERS_MAX
+        {
+            readers.push(reader);
+        }
+        result
+    }
+}
+
+/// Opens a ledger for reading only, as the command line does beside a running daemon.
+pub fn open_reader(path: &Path) -> Result<Connection, LedgerError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let reader =
+        Connection::open_with_flags(path, flags).map_err(|error| sqlite("opening a reader", &error))?;
+    reader.busy_timeout(Duration::from_secs(10)).map_err(|error| sqlite("opening a reader", &error))?;
+    Ok(reader)
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), LedgerError> {
+    let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > MIGRATIONS.len() {
+        return Err(LedgerError::TooNew { found, known: MIGRATIONS.len() });
+    }
+    for (index, sql) in MIGRATIONS.iter().enumerate().skip(found) {
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        tx.execute_batch(sql).map_err(|error| sqlite("migrating", &error))?;
+        tx.pragma_update(None, "user_version", index + 1)?;
+        tx.commit().map_err(|error| sqlite("migrating", &error))?;
+    }
+    Ok(())
+}
+
+fn run_writer(
+    mut connection: Connection,
+    operations: &mpsc::Receiver<Operation>,
+    identity: &DeviceIdentity,
+    clock: &SharedClock,
+    boot: &str,
+) {
+    while let Ok(first) = operations.recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP_MAX {
+            match operations.try_recv() {
+                Ok(next) => group.push(next),
+                Err(_) => break,
+            }
+        }
+        run_group(&mut connection, group, identity, clock, boot);
+    }
+}
+
+/// One transaction: each closure in its savepoint, the chain's new head signed, one commit, then
+/// the answers.
+fn run_group(
+    connection: &mut Connection,
+    group: Vec<Operation>,
+    identity: &DeviceIdentity,
+    clock: &SharedClock,
+    boot: &str,
+) {
+    let mut answers: Vec<Answer> = Vec::with_capacity(group.len());
+    let committed = (|| -> Result<(), LedgerError> {
+        let tx = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|error| sqlite("beginning", &error))?;
+        for operation in group {
+            tx.execute_batch("SAVEPOINT one").map_err(|error| sqlite("beginning", &error))?;
+            let (keep, answer) = operation(&Writer { tx: &tx, clock, boot });
+            answers.push(answer);
+            // A full disk makes SQLite roll the whole transaction back by itself: then nothing in
+            // this group happened, and every caller must hear it.
+            if tx.is_autocommit() {
+                return Err(LedgerError::Sqlite {
+                    operation: "writing",
+                    reason: "the transaction was rolled back (disk full or input/output error)".into(),
+                    full: true,
+                });
+            }
+            let end = if keep { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
+            tx.execute_batch(end).map_err(|error| sqlite("writing", &error))?;
+        }
+        audit::chain::sign_head(&tx, clock.now_ms(), identity).map_err(|error| sqlite("signing", &error))?;
+        tx.commit().map_err(|error| sqlite("committing", &error))
+    })();
+    for answer in answers {
+        answer(committed.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn open(folder: &Path) -> Ledger {
+        let identity = Arc::new(DeviceIdentity::open_or_create(&folder.join("device.key")).expect("key"));
+        Ledger::open(folder, identity, Arc::new(SystemClock)).expect("opened")
+    }
+
+    fn count(ledger: &Ledger) -> i64 {
+        ledger
+            .read_blocking(|reader| Ok(reader.query_row("SELECT count(*) FROM refusals", [], |row| row.get(0))?))
+            .expect("counted")
+    }
+
+    fn refuse(writer: &Writer<'_>) -> Result<(), LedgerError> {
+        writer.tx().execute(
+            "INSERT INTO refusals (at, peer, calling_ae, address, reason, remedy) VALUES (1,'','','','','')",
+            [],
+        )?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_failed_or_panicking_change_leaves_nothing_and_spoils_no_other() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let ledger = open(folder.path());
+        ledger.write_blocking(refuse).expect("written");
+        let failed = ledger.write_blocking(|writer| {
+            refuse(writer)?;
+            Err::<(), _>(LedgerError::NotFound("study"))
+        });
+        assert!(failed.is_err());
+        let panicked = ledger.write_blocking(|writer| -> Result<(), LedgerError> {
+            refuse(writer)?;
+            panic!("a bug");
+        });
+        assert!(matches!(panicked, Err(LedgerError::Panicked)));
+        ledger.write_blocking(refuse).expect("written");
+        assert_eq!(count(&ledger), 2);
+    }
+
+    #[test]
+    fn what_was_answered_is_there_after_reopening() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let ledger = open(folder.path());
+        for _ in 0..10 {
+            ledger.write_blocking(refuse).expect("written");
+        }
+        drop(ledger);
+        assert_eq!(count(&open(folder.path())), 10);
+    }
+
+    #[test]
+    fn a_newer_schema_is_left_alone() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        drop(open(folder.path()));
+        let connection = Connection::open(folder.path().join("ledger.db")).expect("opened");
+        connection.pragma_update(None, "user_version", 999).expect("set");
+        drop(connection);
+        let identity = Arc::new(DeviceIdentity::open_or_create(&folder.path().join("device.key")).expect("key"));
+        let error = Ledger::open(folder.path(), identity, Arc::new(SystemClock)).err();
+        assert!(matches!(error, Some(LedgerError::TooNew { found: 999, .. })));
+    }
+}

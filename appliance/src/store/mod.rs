@@ -1,0 +1,14 @@
+//! The store: received objects and results as files, and the ledger that says where each study is.
+//!
+//! - [`objects`]: instances as received, each durable before it is acknowledged;
+//! - [`ledger`]: studies, jobs, decisions, deliveries and the audit chain, in SQLite;
+//! - [`results`]: the outputs made from findings, as files.
+//!
+//! The objects are the truth of what was received: the ledger's instance index can be rebuilt
+//! from them ([`index`]).
+
+pub mod index;
+pub mod ledger;
+pub mod objects;
+pub mod results;
+pub mod schema;
