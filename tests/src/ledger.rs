@@ -85,7 +85,8 @@ impl Ledger {
 
     /// Every delivery, oldest first.
     pub fn deliveries(&self) -> Vec<Delivery> {
-        let sql = "SELECT id, destination, state, coalesce(last_reason, ''), attempts FROM deliveries ORDER BY id";
+        let sql =
+            "SELECT id, destination, state, coalesce(last_reason, ''), attempts FROM deliveries ORDER BY id";
         self.rows(sql, |row| {
             Ok(Delivery {
                 id: row.get(0)?,

@@ -4,12 +4,12 @@
 //! A program, part or sample that is missing fails the test and names `./justw test`: nothing is
 //! skipped.
 
-#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a harness fails by panicking, with the reason")]
-
 pub mod command;
 pub mod daemon;
 pub mod hospital;
+pub mod judges;
 pub mod ledger;
+pub mod line;
 pub mod peers;
 pub mod samples;
 pub mod site;
@@ -17,4 +17,5 @@ pub mod wait;
 
 pub use daemon::Daemon;
 pub use hospital::{Hospital, Identity};
+pub use line::Line;
 pub use site::Site;

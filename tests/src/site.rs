@@ -30,7 +30,8 @@ impl Site {
     /// A site with our identity, short timers, free ports and nothing else.
     pub fn new(hospital: &Hospital) -> Self {
         let own = hospital.issue("lightbox");
-        let mut appliance = String::from("[appliance]\nname = \"RAD-AI-1\"\ninstitution = \"Test Hospital\"\n");
+        let mut appliance =
+            String::from("[appliance]\nname = \"RAD-AI-1\"\ninstitution = \"Test Hospital\"\n");
         let _ = writeln!(appliance, "ae_title = \"{AE_TITLE}\"\nallow_unsigned_models = true");
         let _ = writeln!(
             appliance,
@@ -154,7 +155,10 @@ pub fn bundle_for_any_image(hospital: &Hospital) -> PathBuf {
     let manifest = folder.join("manifest.toml");
     let text = fs::read_to_string(&manifest).expect("a manifest");
     let changed = text
-        .replace("modalities = [\"CT\", \"DX\", \"CR\"]", "modalities = [\"CT\", \"MR\", \"CR\", \"DX\", \"NM\", \"US\", \"OT\"]")
+        .replace(
+            "modalities = [\"CT\", \"DX\", \"CR\"]",
+            "modalities = [\"CT\", \"MR\", \"CR\", \"DX\", \"NM\", \"US\", \"OT\"]",
+        )
         .replace("body_parts = [\"PHANTOM\"]", "when_unstated = \"allow\"")
         .replace("id = \"lightbox-phantom-detector\"", "id = \"any-image\"");
     for wanted in ["\"NM\"", "when_unstated", "any-image"] {

@@ -20,7 +20,9 @@ pub fn reserve() -> u16 {
     for step in 0..COUNT {
         let port = FIRST + (start + step) % COUNT;
         let file = OpenOptions::new().create(true).append(true).open(folder.join(port.to_string()));
-        let Ok(held) = Flock::lock(file.expect("a lock file"), FlockArg::LockExclusiveNonblock) else { continue };
+        let Ok(held) = Flock::lock(file.expect("a lock file"), FlockArg::LockExclusiveNonblock) else {
+            continue;
+        };
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             HELD.lock().expect("whole").push(held);
             return port;
