@@ -19,7 +19,9 @@ pub struct Site {
     pub data_dir: PathBuf,
     /// `timers.quiet_seconds`.
     pub quiet_seconds: u32,
-    /// `deliver.give_up_hours` and the like: lines of `[deliver]` beside the short waits.
+    /// `store.reserve_mib`.
+    pub reserve_mib: u32,
+    /// `deliver.response_timeout_seconds`.
     pub response_timeout_seconds: u32,
     appliance: String,
     dicom: String,
@@ -44,6 +46,7 @@ impl Site {
             path: hospital.folder().join("site.toml"),
             data_dir: hospital.folder().join("data"),
             quiet_seconds: 1,
+            reserve_mib: 2,
             response_timeout_seconds: 5,
             appliance,
             dicom: "[dicom]\nlisten = \"127.0.0.1:0\"\n".into(),
@@ -121,10 +124,11 @@ impl Site {
     /// The whole text.
     pub fn toml(&self) -> String {
         format!(
-            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = 2\n\n[timers]\nquiet_seconds = {}\n\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\n{}",
+            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\n\n[timers]\nquiet_seconds = {}\n\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\n{}",
             self.appliance,
             self.data_dir,
             self.dicom,
+            self.reserve_mib,
             self.quiet_seconds,
             onnxruntime(),
             self.response_timeout_seconds,
