@@ -32,7 +32,9 @@ pub enum IdentityError {
     },
     /// The key file holds something else than one PKCS #8 Ed25519 key. Never replaced by itself:
     /// a new key would make every earlier signature worthless.
-    #[error("device key {path} is damaged; restore it from the backup (a new key would orphan the audit log)")]
+    #[error(
+        "device key {path} is damaged; restore it from the backup (a new key would orphan the audit log)"
+    )]
     Damaged {
         /// The key file.
         path: PathBuf,
@@ -86,7 +88,9 @@ impl DeviceIdentity {
                 file.sync_all().map_err(io("syncing"))?;
                 fs::rename(&aside, path).map_err(io("renaming"))?;
                 if let Some(folder) = path.parent() {
-                    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("syncing the folder of"))?;
+                    File::open(folder)
+                        .and_then(|folder| folder.sync_all())
+                        .map_err(io("syncing the folder of"))?;
                 }
                 Ok(DeviceIdentity { key })
             }

@@ -152,7 +152,9 @@ pub enum Broken {
         found: i64,
     },
     /// Records were cut off the end, or the head was replaced.
-    #[error("the chain ends at record {last}, but the signed head says {head}: records were cut off or added")]
+    #[error(
+        "the chain ends at record {last}, but the signed head says {head}: records were cut off or added"
+    )]
     Cut {
         /// Last record there.
         last: i64,
@@ -166,7 +168,9 @@ pub enum Broken {
         seq: i64,
     },
     /// The chain was rewritten with matching hashes, but a signature tells.
-    #[error("record {seq}: the chain does not match the signed checkpoint: it was rewritten at or before this record")]
+    #[error(
+        "record {seq}: the chain does not match the signed checkpoint: it was rewritten at or before this record"
+    )]
     Rewritten {
         /// Place.
         seq: i64,
@@ -215,7 +219,11 @@ impl Verifier {
         let claimed: Option<[u8; 32]> = unhex(&checkpoint.hash).try_into().ok();
         match claimed {
             Some(claimed) if self.key.verify(&signed_message(checkpoint.seq, &claimed), &signature) => {
-                if claimed == *hash { Ok(()) } else { Err(Broken::Rewritten { seq: checkpoint.seq }) }
+                if claimed == *hash {
+                    Ok(())
+                } else {
+                    Err(Broken::Rewritten { seq: checkpoint.seq })
+                }
             }
             _ => Err(Broken::BadSignature { seq: checkpoint.seq }),
         }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::phi::Phi;
+
 mod ack;
 
 pub use ack::{
@@ -187,7 +189,7 @@ pub async fn serve_one<S, H>(
     timeout: Duration,
     answered_at: &str,
     handle: H,
-) -> Result<String, MllpError>
+) -> Result<Phi<String>, MllpError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     H: FnOnce(&str) -> AckCode,
@@ -200,7 +202,7 @@ where
         let answer = acknowledgement(&message, code, answered_at)?;
         stream.write_all(&encode(&answer)?).await?;
         stream.flush().await?;
-        Ok(message)
+        Ok(Phi::new(message))
     };
     tokio::time::timeout(timeout, exchange).await.map_err(|_| MllpError::TimedOut(timeout))?
 }

@@ -55,6 +55,13 @@ pub(super) fn absence(context: &ResultContext) -> Option<String> {
     }
 }
 
+/// Whether a result says both that nothing was examined and that something was found: no output
+/// is made of it.
+pub(super) fn contradicts_itself(context: &ResultContext) -> bool {
+    let not_run = matches!(context.result.completeness, Completeness::NotRun(_));
+    not_run && context.result.visible().next().is_some()
+}
+
 /// A number as results write it: at most four decimals, no trailing zeros, at most 16 characters
 /// (VR DS). `None` where it is not finite.
 pub(super) fn decimal(value: f64) -> Option<String> {

@@ -18,10 +18,11 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason, AbortRQSource, AssociationAC, AssociationRJ, AssociationRJResult,
-    AssociationRJServiceProviderASCEReason as Acse, AssociationRJServiceProviderPresentationReason as Presentation,
-    AssociationRJServiceUserReason as User, AssociationRJSource, AssociationRQ, MINIMUM_PDU_SIZE, PDataValue,
-    PDataValueType, Pdu, PresentationContextProposed, PresentationContextResult,
-    PresentationContextResultReason, UserVariableItem, read_pdu, write_pdu,
+    AssociationRJServiceProviderASCEReason as Acse,
+    AssociationRJServiceProviderPresentationReason as Presentation, AssociationRJServiceUserReason as User,
+    AssociationRJSource, AssociationRQ, MINIMUM_PDU_SIZE, PDataValue, PDataValueType, Pdu,
+    PresentationContextProposed, PresentationContextResult, PresentationContextResultReason,
+    UserVariableItem, read_pdu, write_pdu,
 };
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -152,7 +153,8 @@ impl Rejection {
             (3, 2) => AssociationRJSource::ServiceProviderPresentation(Presentation::LocalLimitExceeded),
             _ => AssociationRJSource::ServiceUser(User::NoReasonGiven),
         };
-        let result = if self.result == 2 { AssociationRJResult::Transient } else { AssociationRJResult::Permanent };
+        let result =
+            if self.result == 2 { AssociationRJResult::Transient } else { AssociationRJResult::Permanent };
         Pdu::AssociationRJ(AssociationRJ { result, source })
     }
 }
@@ -245,8 +247,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PduStream<S> {
 
     async fn send(&mut self, pdu: &Pdu) -> Result<(), AssociationError> {
         let mut bytes = Vec::with_capacity(256);
-        write_pdu(&mut bytes, pdu)
-            .map_err(|_| AssociationError::Unexpected { found: "an unencodable PDU", expected: "one of ours" })?;
+        write_pdu(&mut bytes, pdu).map_err(|_| AssociationError::Unexpected {
+            found: "an unencodable PDU",
+            expected: "one of ours",
+        })?;
         self.send_bytes(&bytes).await
     }
 
@@ -520,7 +524,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
                 return Err(AssociationError::Unexpected { found: "a data set fragment", expected });
             }
             if *context.get_or_insert(value.presentation_context_id) != value.presentation_context_id {
-                return Err(AssociationError::Unexpected { found: "a fragment of another context", expected });
+                return Err(AssociationError::Unexpected {
+                    found: "a fragment of another context",
+                    expected,
+                });
             }
             if bytes.len() + value.data.len() > COMMAND_MAX {
                 return Err(CommandError::TooLong.into());
@@ -748,7 +755,8 @@ mod tests {
         let acceptor = tokio::spawn(async move {
             Requested::read(ours, LIMITS).await.expect("read").reject(Rejection::CALLED_AE).await
         });
-        let error = Association::request(theirs, "SCU", "WRONG", &proposal(), LIMITS).await.expect_err("rejected");
+        let error =
+            Association::request(theirs, "SCU", "WRONG", &proposal(), LIMITS).await.expect_err("rejected");
         assert!(matches!(error, AssociationError::Rejected(Rejection::CALLED_AE)), "{error}");
         assert!(error.to_string().contains("1/1/7"));
         acceptor.await.expect("joined").expect("sent");

@@ -26,6 +26,8 @@ const DEPTH_MAX: usize = 64;
 /// Most bytes that a deflated data set may grow to.
 const INFLATED_MAX: u64 = 4 << 30;
 const UNDEFINED: u32 = u32::MAX;
+/// Ethnic Group: retired from the dictionary in favour of a sequence, but still what scanners send.
+const ETHNIC_GROUP: Tag = Tag(0x0010, 0x2160);
 
 /// Header elements that are kept, with their VR (for Implicit VR, which names none).
 const KEPT: &[(Tag, &str)] = &[
@@ -53,7 +55,7 @@ const KEPT: &[(Tag, &str)] = &[
     (tags::PATIENT_AGE, "AS"),
     (tags::PATIENT_SIZE, "DS"),
     (tags::PATIENT_WEIGHT, "DS"),
-    (tags::ETHNIC_GROUP, "SH"),
+    (ETHNIC_GROUP, "SH"),
     (tags::PATIENT_COMMENTS, "LT"),
     (tags::BODY_PART_EXAMINED, "CS"),
     (tags::SLICE_THICKNESS, "DS"),
@@ -85,7 +87,7 @@ const COPIED: &[Tag] = &[
     tags::PATIENT_AGE,
     tags::PATIENT_SIZE,
     tags::PATIENT_WEIGHT,
-    tags::ETHNIC_GROUP,
+    ETHNIC_GROUP,
     tags::PATIENT_COMMENTS,
     tags::STUDY_INSTANCE_UID,
     tags::STUDY_ID,
@@ -432,11 +434,21 @@ impl<I: Input> Scanner<I> {
             return Ok((if length == UNDEFINED { VR::SQ } else { vr }, length));
         }
         let letters: [u8; 2] = self.bytes()?;
-        let vr = VR::from_binary(letters)
-            .ok_or(Damage::BadVr { group: tag.group(), element: tag.element() })?;
+        let vr =
+            VR::from_binary(letters).ok_or(Damage::BadVr { group: tag.group(), element: tag.element() })?;
         let long = matches!(
             vr,
-            VR::OB | VR::OD | VR::OF | VR::OL | VR::OV | VR::OW | VR::SQ | VR::SV | VR::UC | VR::UN | VR::UR
+            VR::OB
+                | VR::OD
+                | VR::OF
+                | VR::OL
+                | VR::OV
+                | VR::OW
+                | VR::SQ
+                | VR::SV
+                | VR::UC
+                | VR::UN
+                | VR::UR
                 | VR::UT
                 | VR::UV
         );

@@ -19,8 +19,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -79,14 +79,59 @@ impl Known {
     fn pin_fits(&self, der: &[u8]) -> bool {
         match self {
             Known::Fingerprint(pin) => Sha256::digest(der).as_slice() == pin,
-            Known::PublicKey(pin) => {
-                X509Certificate::from_der(der).is_ok_and(|(_, parsed)| {
-                    Sha256::digest(parsed.tbs_certificate.subject_pki.raw).as_slice() == pin
-                })
-            }
+            Known::PublicKey(pin) => X509Certificate::from_der(der).is_ok_and(|(_, parsed)| {
+                Sha256::digest(parsed.tbs_certificate.subject_pki.raw).as_slice() == pin
+            }),
             Known::Name(_) => false,
         }
     }
+}
+
+/// The peer showed a certificate that the site file does not name. rustls turns it into the TLS
+/// alert `certificate_unknown`; the fingerprint lets the site pin it, if it is the right one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the certificate with SHA-256 fingerprint {} is not named in the site file", hex(.sha256))]
+pub struct UnknownCertificate {
+    /// SHA-256 of the certificate.
+    pub sha256: [u8; 32],
+}
+
+/// Why a TLS handshake failed, and what the site can do about it.
+pub fn explain_handshake(error: &std::io::Error) -> (String, &'static str) {
+    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        return (
+            "the peer ended the TLS handshake".into(),
+            "check on the peer's side whether it trusts our certificate and speaks TLS on this port",
+        );
+    };
+    let (why, remedy) = match error {
+        rustls::Error::NoCertificatesPresented => (
+            "the peer showed no client certificate".to_owned(),
+            "configure a client certificate on the peer, and name it in the site file",
+        ),
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(other))) => (
+            other.to_string(),
+            "if this is the right peer, add certificate = { sha256 = \"…\" } to its [[peer]]",
+        ),
+        rustls::Error::PeerIncompatible(_) => (
+            "the peer offers no TLS version or cipher suite that we take".into(),
+            "enable TLS 1.2 or 1.3 with an ECDHE AES-GCM cipher suite on the peer (PS3.15 B.12)",
+        ),
+        rustls::Error::AlertReceived(_) => (
+            format!("the peer ended the handshake: {error}"),
+            "the peer does not trust our certificate: give it our certificate or its authority's",
+        ),
+        rustls::Error::InvalidMessage(_) => (
+            "the peer does not speak TLS on the TLS port".into(),
+            "switch TLS on for this destination on the peer",
+        ),
+        other => (format!("TLS handshake: {other}"), "check certificate and key of the peer"),
+    };
+    (why, remedy)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether a certificate carries the name: DNS or IP subject alternative name, or common name.
@@ -252,9 +297,7 @@ fn check_signature(
     let candidates = algorithms.mapping.iter().filter(|(scheme, _)| *scheme == signed.scheme);
     let verified = candidates.flat_map(|(_, found)| found.iter()).any(|algorithm| {
         algorithm.public_key_alg_id().as_ref() == key_algorithm
-            && algorithm
-                .verify_signature(&spki.subject_public_key.data, message, signed.signature())
-                .is_ok()
+            && algorithm.verify_signature(&spki.subject_public_key.data, message, signed.signature()).is_ok()
     });
     if verified {
         Ok(HandshakeSignatureValid::assertion())
@@ -279,7 +322,11 @@ impl ClientCertVerifier for Trust {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         // A hint makes some clients keep a pinned self-signed certificate to themselves, because
         // no named authority has issued it: hint only when every entry goes by name.
-        if self.entries.iter().all(|(_, known)| matches!(known, Known::Name(_))) { &self.subjects } else { &[] }
+        if self.entries.iter().all(|(_, known)| matches!(known, Known::Name(_))) {
+            &self.subjects
+        } else {
+            &[]
+        }
     }
 
     fn verify_client_cert(
@@ -289,7 +336,8 @@ impl ClientCertVerifier for Trust {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         if self.owners(end_entity, intermediates, now).is_empty() {
-            return Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
+            let unknown = Arc::new(UnknownCertificate { sha256: Sha256::digest(end_entity).into() });
+            return Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(unknown))));
         }
         Ok(ClientCertVerified::assertion())
     }

@@ -177,8 +177,11 @@ fn open_study(writer: &Writer<'_>, new: &Indexed, counts: bool) -> Result<i64, L
         if state != StudyState::Receiving && !state.may_become(StudyState::Receiving) {
             return Err(LedgerError::Illegal(format!("a study cannot leave {}", state.as_str())));
         }
-        tx.prepare_cached("UPDATE studies SET state = ?2, last_at = ?3 WHERE id = ?1")?
-            .execute(params![id, StudyState::Receiving.as_str(), now])?;
+        tx.prepare_cached("UPDATE studies SET state = ?2, last_at = ?3 WHERE id = ?1")?.execute(params![
+            id,
+            StudyState::Receiving.as_str(),
+            now
+        ])?;
     }
     Ok(id)
 }
@@ -234,8 +237,7 @@ pub fn mend(ledger: &Ledger, objects: &Objects, identity: &DeviceIdentity) -> Re
         }
     }
     if mended != Mended::default() {
-        let outcome =
-            if mended.missing + mended.damaged > 0 { Outcome::Serious } else { Outcome::Success };
+        let outcome = if mended.missing + mended.damaged > 0 { Outcome::Serious } else { Outcome::Success };
         ledger.write_blocking(move |writer| {
             writer.audit(
                 &Event::new(

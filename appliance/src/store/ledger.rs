@@ -38,7 +38,9 @@ pub enum LedgerError {
         full: bool,
     },
     /// The ledger was written by a newer release.
-    #[error("the ledger has schema version {found}, this release knows {known}: start the newer release again")]
+    #[error(
+        "the ledger has schema version {found}, this release knows {known}: start the newer release again"
+    )]
     TooNew {
         /// Version found.
         found: usize,
@@ -136,7 +138,11 @@ impl Drop for Inner {
 
 impl Ledger {
     /// Opens or makes the ledger in `data_dir`, migrates it, and starts its writer.
-    pub fn open(data_dir: &Path, identity: Arc<DeviceIdentity>, clock: SharedClock) -> Result<Self, LedgerError> {
+    pub fn open(
+        data_dir: &Path,
+        identity: Arc<DeviceIdentity>,
+        clock: SharedClock,
+    ) -> Result<Self, LedgerError> {
         let path = data_dir.join("ledger.db");
         let mut connection = Connection::open(&path).map_err(|error| sqlite("opening", &error))?;
         prepare(&connection).map_err(|error| sqlite("opening", &error))?;
@@ -212,7 +218,9 @@ impl Ledger {
         F: FnOnce(&Connection) -> Result<T, LedgerError> + Send + 'static,
     {
         let ledger = self.clone();
-        tokio::task::spawn_blocking(move || ledger.read_blocking(query)).await.map_err(|_| LedgerError::Panicked)?
+        tokio::task::spawn_blocking(move || ledger.read_blocking(query))
+            .await
+            .map_err(|_| LedgerError::Panicked)?
     }
 
     /// As [`read`](Self::read), for callers outside the async runtime.
@@ -254,14 +262,15 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn migrate(connection: &mut Connection) -> Result<(), LedgerError> {
-    let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let found = found as usize;
     if found > MIGRATIONS.len() {
         return Err(LedgerError::TooNew { found, known: MIGRATIONS.len() });
     }
     for (index, sql) in MIGRATIONS.iter().enumerate().skip(found) {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         tx.execute_batch(sql).map_err(|error| sqlite("migrating", &error))?;
-        tx.pragma_update(None, "user_version", index + 1)?;
+        tx.pragma_update(None, "user_version", index as u32 + 1)?;
         tx.commit().map_err(|error| sqlite("migrating", &error))?;
     }
     Ok(())
@@ -336,7 +345,9 @@ mod tests {
 
     fn count(ledger: &Ledger) -> i64 {
         ledger
-            .read_blocking(|reader| Ok(reader.query_row("SELECT count(*) FROM refusals", [], |row| row.get(0))?))
+            .read_blocking(|reader| {
+                Ok(reader.query_row("SELECT count(*) FROM refusals", [], |row| row.get(0))?)
+            })
             .expect("counted")
     }
 
@@ -385,7 +396,8 @@ mod tests {
         let connection = Connection::open(folder.path().join("ledger.db")).expect("opened");
         connection.pragma_update(None, "user_version", 999).expect("set");
         drop(connection);
-        let identity = Arc::new(DeviceIdentity::open_or_create(&folder.path().join("device.key")).expect("key"));
+        let identity =
+            Arc::new(DeviceIdentity::open_or_create(&folder.path().join("device.key")).expect("key"));
         let error = Ledger::open(folder.path(), identity, Arc::new(SystemClock)).err();
         assert!(matches!(error, Some(LedgerError::TooNew { found: 999, .. })));
     }

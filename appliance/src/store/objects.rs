@@ -26,7 +26,8 @@ use crate::phi::Phi;
 /// Our Implementation Class UID (0002,0012): a UUID-derived UID (PS3.5 B.2), fixed for the project.
 pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.212744091093268129836420317540961349163";
 /// Our Implementation Version Name (0002,0013).
-pub const IMPLEMENTATION_VERSION: &str = concat!("LIGHTBOX_", env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"));
+pub const IMPLEMENTATION_VERSION: &str =
+    concat!("LIGHTBOX_", env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"));
 /// Creator of our private information in the file meta information (0002,0100).
 const PRIVATE_CREATOR_UID: &str = "2.25.104230271648251329118366230197530212774";
 
@@ -154,7 +155,8 @@ impl Objects {
     /// Starts to receive an instance.
     pub fn begin(&self, receipt: Receipt) -> Result<Incoming, ObjectError> {
         self.check_room()?;
-        let path = self.inner.incoming.join(format!("{}.part", self.inner.next.fetch_add(1, Ordering::Relaxed)));
+        let path =
+            self.inner.incoming.join(format!("{}.part", self.inner.next.fetch_add(1, Ordering::Relaxed)));
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -192,7 +194,9 @@ impl Objects {
             let folder = self.inner.objects.join(format!("{index:02x}"));
             for entry in fs::read_dir(&folder).map_err(io_error("listing objects"))? {
                 let name = entry.map_err(io_error("listing objects"))?.file_name();
-                if let Some(id) = name.to_str().and_then(|name| name.strip_suffix(".dcm")).and_then(ObjectId::parse) {
+                if let Some(id) =
+                    name.to_str().and_then(|name| name.strip_suffix(".dcm")).and_then(ObjectId::parse)
+                {
                     found.push(id);
                 }
             }
@@ -267,8 +271,7 @@ pub struct Incoming {
 impl Incoming {
     fn write_meta(&mut self) -> Result<(), ObjectError> {
         let receipt = &self.receipt;
-        let private =
-            PrivateInformation { peer: receipt.peer.clone(), received_ms: receipt.received_ms };
+        let private = PrivateInformation { peer: receipt.peer.clone(), received_ms: receipt.received_ms };
         let mut private = serde_json::to_vec(&private).map_err(|_| ObjectError::Meta)?;
         if !private.len().is_multiple_of(2) {
             private.push(0);
@@ -350,7 +353,8 @@ impl Finished {
     /// A reader at the data set's first byte.
     pub fn data_set(&self) -> Result<File, ObjectError> {
         let mut file = File::open(&self.incoming.path).map_err(io_error("opening an incoming file"))?;
-        file.seek(SeekFrom::Start(self.incoming.data_set_at)).map_err(io_error("reading an incoming file"))?;
+        file.seek(SeekFrom::Start(self.incoming.data_set_at))
+            .map_err(io_error("reading an incoming file"))?;
         Ok(file)
     }
 

@@ -29,7 +29,8 @@ impl Results {
     /// Opens or makes the folder.
     pub fn open(data_dir: &Path) -> Result<Self, ResultsError> {
         let folder = data_dir.join("results");
-        fs::create_dir_all(&folder).map_err(|source| ResultsError { operation: "making the folder", source })?;
+        fs::create_dir_all(&folder)
+            .map_err(|source| ResultsError { operation: "making the folder", source })?;
         Ok(Results { folder })
     }
 
@@ -48,8 +49,10 @@ impl Results {
         file.write_all(bytes).map_err(fail("writing a file"))?;
         file.sync_data().map_err(fail("syncing a file"))?;
         fs::rename(&part, self.folder.join(&name)).map_err(fail("naming a file"))?;
-        sync_folder(&self.folder)
-            .map_err(|error| ResultsError { operation: "syncing the folder", source: io::Error::other(error) })?;
+        sync_folder(&self.folder).map_err(|error| ResultsError {
+            operation: "syncing the folder",
+            source: io::Error::other(error),
+        })?;
         Ok(name)
     }
 

@@ -1,5 +1,7 @@
 //! Acknowledgements: reading a peer's (MSA, ERR), writing ours, and deciding what one means.
 
+use serde::{Deserialize, Serialize};
+
 use crate::phi::Phi;
 
 use super::MllpError;
@@ -48,7 +50,7 @@ pub struct Ack {
     pub code: AckCode,
     /// MSA-2: which message it answers.
     pub control_id: Phi<String>,
-    /// What the peer said, from MSA-3 and ERR-7, ERR-8: at most [`TEXT_LIMIT_CHARS`] characters.
+    /// What the peer said, from MSA-3 and ERR-7, ERR-8: at most 1000 characters.
     /// It may echo the patient's data.
     pub text: Phi<String>,
     /// HL7 error code (table 0357: 100 to 207), from ERR-3, ERR-1.4 or MSA-6.
@@ -59,7 +61,8 @@ pub struct Ack {
 pub const TEXT_LIMIT_CHARS: usize = 1000;
 
 /// What a peer's negative answer makes of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnNegative {
     /// Sent again later.
     Retry,
@@ -69,7 +72,8 @@ pub enum OnNegative {
 
 /// How one peer's acknowledgements are read: a setting of each destination, because peers differ
 /// (HL7 v2.5.1 §2.9.2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct AckPolicy {
     /// Application error: by default an error in the content, which sending again cannot mend.
     pub on_ae: OnNegative,

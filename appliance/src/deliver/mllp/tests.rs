@@ -119,7 +119,7 @@ async fn a_message_reaches_a_receiver_and_its_answer_comes_back() {
             AckCode::AA
         })
     );
-    assert_eq!(received.unwrap(), MESSAGE);
+    assert_eq!(received.unwrap().expose(), MESSAGE);
     assert_eq!(ack.unwrap().code, AckCode::AA);
     let answer = acknowledgement(MESSAGE, AckCode::AR, "20260101000000+0000").unwrap();
     assert_eq!(

@@ -4,11 +4,12 @@
 //! (Qualitative Evaluations) holds text, as its row 14 allows: the banner, how far the model got,
 //! and the draft's sentences. A report without a shown finding consists of row 12 alone.
 
+use crate::clock::from_ms;
 use crate::finding::{Code, Finding, Region, Source, Tier};
 
 use super::super::context::ResultContext;
 use super::super::notes::{BANNER, absence, decimal, notes};
-use super::tree::{Item, Relationship, Value};
+use super::tree::{Item, Relationship, Value, limited};
 use super::{SrError, is_uid};
 
 use Relationship::{Contains, HasConceptModifier, HasObservationContext, SelectedFrom};
@@ -76,6 +77,11 @@ pub(super) fn report(context: &ResultContext) -> Result<Item, SrError> {
     Ok(root.with([evaluations(context)]))
 }
 
+/// A name as the equipment modules hold it (VR LO), so that both say the same.
+fn name(text: &str) -> Value {
+    Value::Text(limited(text, 64))
+}
+
 /// TID 1004: the model is the observer (IHE AIR Rev 1.3 §6.5.3.1), in the box that ran it.
 fn observer(context: &ResultContext) -> Vec<Item> {
     let model = &context.result.model;
@@ -83,9 +89,9 @@ fn observer(context: &ResultContext) -> Vec<Item> {
     vec![
         observer(dcm("121005", "Observer Type"), Value::Code(dcm("121007", "Device"))),
         observer(dcm("121012", "Device Observer UID"), Value::Uid(model.device_uid.clone())),
-        observer(dcm("121013", "Device Observer Name"), Value::Text(model.name.clone())),
-        observer(dcm("121014", "Device Observer Manufacturer"), Value::Text(model.vendor.clone())),
-        observer(dcm("121015", "Device Observer Model Name"), Value::Text(model.name.clone())),
+        observer(dcm("121013", "Device Observer Name"), name(&model.name)),
+        observer(dcm("121014", "Device Observer Manufacturer"), name(&model.vendor)),
+        observer(dcm("121015", "Device Observer Model Name"), name(&model.name)),
         observer(dcm("121016", "Device Observer Serial Number"), Value::Text(context.device.serial.clone())),
     ]
 }
@@ -97,8 +103,8 @@ fn algorithm(context: &ResultContext) -> Vec<Item> {
         Item::new(HasConceptModifier, dcm("111002", "Algorithm Parameters"), Value::Text(text))
     };
     vec![
-        Item::new(HasConceptModifier, dcm("111001", "Algorithm Name"), Value::Text(model.name.clone())),
-        Item::new(HasConceptModifier, dcm("111003", "Algorithm Version"), Value::Text(model.version.clone())),
+        Item::new(HasConceptModifier, dcm("111001", "Algorithm Name"), name(&model.name)),
+        Item::new(HasConceptModifier, dcm("111003", "Algorithm Version"), name(&model.version)),
         parameter(format!("bundle={}", model.id)),
         parameter(format!("bundle_sha256={}", model.digest)),
         parameter(format!("study_revision={}", context.revision)),
@@ -210,6 +216,12 @@ fn evaluations(context: &ResultContext) -> Item {
     let absence = absence(context);
     let mut items = algorithm(context);
     items.push(text(comment(), BANNER));
+    // Content Date and Time carry no zone: Timezone Offset (0008,0201) would move the study's own
+    // times with them, and DCMTK 3.6.7 calls an Observation DateTime ending in +0000 malformed.
+    let made = from_ms(context.ids.created_ms);
+    let made =
+        format!("Made {} {:02}:{:02}:{:02} UTC.", made.date(), made.hour(), made.minute(), made.second());
+    items.push(text(comment(), &made));
     items.extend(notes(context).iter().map(|note| text(comment(), note)));
     items.extend(absence.iter().map(|absence| text(finding(), absence)));
     items.extend(

@@ -5,15 +5,16 @@
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
+use dicom_object::mem::InMemElement;
 use time::OffsetDateTime;
 
 use crate::clock::from_ms;
 use crate::finding::{Completeness, InstanceRef};
 
 use super::super::context::ResultContext;
-use super::COMPREHENSIVE_3D_SR;
 use super::content::{LIGHTBOX_SCHEME, dcm};
 use super::tree::{Item, code_item, limited, reference, sequence, text};
+use super::{COMPREHENSIVE_3D_SR, SrError};
 
 /// What is copied from the study: every text attribute of the Patient (PS3.3 C.7.1.1), Patient
 /// Study (C.7.2.2) and General Study (C.7.2.1) modules, with the VR of the data dictionary, as an
@@ -62,17 +63,20 @@ const COPIED: &[(Tag, VR, bool)] = &[
 pub const SERIES_NUMBER: &str = "9500";
 
 /// Copies the patient's and the study's modules, byte for byte.
-pub(super) fn copy_study(context: &ResultContext, object: &mut InMemDicomObject) {
+///
+/// # Errors
+/// [`SrError::HeaderTooLong`].
+pub(super) fn copy_study(context: &ResultContext, object: &mut InMemDicomObject) -> Result<(), SrError> {
     let header = &context.header;
     if !header.character_sets.is_empty() {
         // As bytes: dicom-rs would take it as an order to encode our text by its first value.
         let value = header.character_sets.join("\\");
-        object.put(verbatim(tags::SPECIFIC_CHARACTER_SET, VR::CS, value.as_bytes()));
+        object.put(verbatim(tags::SPECIFIC_CHARACTER_SET, VR::CS, value.as_bytes())?);
     }
     for (tag, vr, required) in COPIED {
         match header.raw(tag.group(), tag.element()) {
             Some(value) => {
-                object.put(verbatim(*tag, *vr, value));
+                object.put(verbatim(*tag, *vr, value)?);
             }
             None if *required => {
                 object.put(DataElement::empty(*tag, *vr));
@@ -81,27 +85,40 @@ pub(super) fn copy_study(context: &ResultContext, object: &mut InMemDicomObject)
         }
     }
     object.put(text(tags::STUDY_INSTANCE_UID, VR::UI, context.study_uid.expose()));
+    Ok(())
 }
 
 /// An element with exactly these bytes, padded to an even number with the padding of its VR.
-fn verbatim(tag: Tag, vr: VR, value: &[u8]) -> dicom_object::mem::InMemElement {
+fn verbatim(tag: Tag, vr: VR, value: &[u8]) -> Result<InMemElement, SrError> {
     if value.is_empty() {
-        return DataElement::empty(tag, vr);
+        return Ok(DataElement::empty(tag, vr));
+    }
+    // An implicit VR sender can send more than the two bytes of an explicit length can say.
+    if value.len() >= usize::from(u16::MAX) {
+        return Err(SrError::HeaderTooLong(tag));
     }
     if vr == VR::DS {
         // dicom-rs writes numbers' bytes as numbers under this VR, but text as it is; what is not
         // ASCII here is no decimal string either.
-        return text(tag, vr, &String::from_utf8_lossy(value).replace(|c: char| !c.is_ascii(), "?"));
+        let ascii = String::from_utf8_lossy(value).replace(|c: char| !c.is_ascii(), "?");
+        return Ok(text(tag, vr, &ascii));
     }
     let mut bytes = value.to_vec();
     if !bytes.len().is_multiple_of(2) {
         bytes.push(b' ');
     }
-    DataElement::new(tag, vr, PrimitiveValue::U8(bytes.into()))
+    Ok(DataElement::new(tag, vr, PrimitiveValue::U8(bytes.into())))
 }
 
 /// Writes the SOP Common, series, equipment and document modules.
-pub(super) fn write_document(context: &ResultContext, tree: &Item, object: &mut InMemDicomObject) {
+///
+/// # Errors
+/// [`SrError::HeaderTooLong`].
+pub(super) fn write_document(
+    context: &ResultContext,
+    tree: &Item,
+    object: &mut InMemDicomObject,
+) -> Result<(), SrError> {
     let created = from_ms(context.ids.created_ms);
     let (date, time) = (date(created), time_of_day(created));
     let device = &context.device;
@@ -129,8 +146,6 @@ pub(super) fn write_document(context: &ResultContext, tree: &Item, object: &mut 
     put(tags::INSTANCE_NUMBER, VR::IS, &context.revision.to_string());
     put(tags::CONTENT_DATE, VR::DA, &date);
     put(tags::CONTENT_TIME, VR::TM, &time);
-    // Content Date and Time carry no zone (the study's own times would be read in it too).
-    put(tags::OBSERVATION_DATE_TIME, VR::DT, &format!("{date}{time}000+0000"));
     match &context.result.completeness {
         Completeness::Complete => put(tags::COMPLETION_FLAG, VR::CS, "COMPLETE"),
         Completeness::Partial(reason) | Completeness::NotRun(reason) => {
@@ -173,7 +188,7 @@ pub(super) fn write_document(context: &ResultContext, tree: &Item, object: &mut 
     // Type 2 and empty: no procedure step was performed under a worklist.
     object.put(sequence(tags::REFERENCED_PERFORMED_PROCEDURE_STEP_SEQUENCE, []));
     object.put(sequence(tags::PERFORMED_PROCEDURE_CODE_SEQUENCE, []));
-    object.put(sequence(tags::REFERENCED_REQUEST_SEQUENCE, [request(context)]));
+    object.put(sequence(tags::REFERENCED_REQUEST_SEQUENCE, [request(context)?]));
     let evidence = [references(context.study_uid.expose(), &context.evidence)];
     object.put(sequence(tags::CURRENT_REQUESTED_PROCEDURE_EVIDENCE_SEQUENCE, evidence));
     if let Some(earlier) = &context.predecessor {
@@ -188,6 +203,7 @@ pub(super) fn write_document(context: &ResultContext, tree: &Item, object: &mut 
         object.put(sequence(tags::PREDECESSOR_DOCUMENTS_SEQUENCE, documents));
     }
     object.put(sequence(tags::CODING_SCHEME_IDENTIFICATION_SEQUENCE, schemes(context, tree)));
+    Ok(())
 }
 
 /// What a worklist shows of the series: the banner first, so that it is not cut off.
@@ -197,18 +213,18 @@ fn series_description(context: &ResultContext) -> String {
 }
 
 /// Referenced Request Sequence (PS3.3 Table C.17-2): the order as far as the images know it.
-fn request(context: &ResultContext) -> InMemDicomObject {
+fn request(context: &ResultContext) -> Result<InMemDicomObject, SrError> {
     let mut item = InMemDicomObject::new_empty();
     item.put(text(tags::STUDY_INSTANCE_UID, VR::UI, context.study_uid.expose()));
     item.put(sequence(tags::REFERENCED_STUDY_SEQUENCE, []));
     let accession = context.header.raw(0x0008, 0x0050).unwrap_or_default();
-    item.put(verbatim(tags::ACCESSION_NUMBER, VR::SH, accession));
+    item.put(verbatim(tags::ACCESSION_NUMBER, VR::SH, accession)?);
     item.put(DataElement::empty(tags::PLACER_ORDER_NUMBER_IMAGING_SERVICE_REQUEST, VR::LO));
     item.put(DataElement::empty(tags::FILLER_ORDER_NUMBER_IMAGING_SERVICE_REQUEST, VR::LO));
     item.put(DataElement::empty(tags::REQUESTED_PROCEDURE_ID, VR::SH));
     item.put(DataElement::empty(tags::REQUESTED_PROCEDURE_DESCRIPTION, VR::LO));
     item.put(sequence(tags::REQUESTED_PROCEDURE_CODE_SEQUENCE, []));
-    item
+    Ok(item)
 }
 
 /// Hierarchical SOP Instance Reference (PS3.3 Table C.17-3): instances by series, both in the

@@ -14,6 +14,7 @@ use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use thiserror::Error;
 
 use super::context::ResultContext;
+use super::notes::contradicts_itself;
 
 pub use content::{LIGHTBOX_SCHEME, tier_codes};
 pub use header::SERIES_NUMBER;
@@ -59,6 +60,15 @@ pub enum SrError {
     /// A text that the standard requires is empty.
     #[error("{0} is empty")]
     Empty(&'static str),
+    /// The model did not run, and yet there are findings.
+    #[error("a result that was not run has findings")]
+    Contradiction,
+    /// A code has an empty part, or a designator that VR SH cannot hold.
+    #[error("a code is incomplete, or its scheme's designator is longer than 16 characters")]
+    Code,
+    /// A copied header element is longer than its VR can hold.
+    #[error("the study's header element {0} is too long")]
+    HeaderTooLong(dicom_core::Tag),
     /// dicom-rs could not build the file meta group.
     #[error("the file meta group could not be built")]
     Meta(#[source] Box<dicom_object::meta::Error>),
@@ -77,9 +87,17 @@ pub enum SrError {
 pub fn build(context: &ResultContext) -> Result<Vec<u8>, SrError> {
     check_context(context)?;
     let tree = content::report(context)?;
+    let mut codes = Vec::new();
+    tree.codes(&mut codes);
+    let sound = |text: &str| !text.trim().is_empty();
+    if !codes.iter().all(|code| {
+        sound(&code.value) && sound(&code.meaning) && sound(&code.scheme) && code.scheme.len() <= 16
+    }) {
+        return Err(SrError::Code);
+    }
     let mut object = InMemDicomObject::new_empty();
-    header::copy_study(context, &mut object);
-    header::write_document(context, &tree, &mut object);
+    header::copy_study(context, &mut object)?;
+    header::write_document(context, &tree, &mut object)?;
     tree.write(&mut object);
     let meta = FileMetaTableBuilder::new()
         .media_storage_sop_class_uid(COMPREHENSIVE_3D_SR)
@@ -105,6 +123,9 @@ fn check_context(context: &ResultContext) -> Result<(), SrError> {
             tracking_uids: ids.tracking_uids.len(),
         });
     }
+    if contradicts_itself(context) {
+        return Err(SrError::Contradiction);
+    }
     let model = &result.model;
     for (what, text) in [
         ("the model's name", &model.name),
@@ -115,6 +136,9 @@ fn check_context(context: &ResultContext) -> Result<(), SrError> {
         if text.trim().is_empty() {
             return Err(SrError::Empty(what));
         }
+    }
+    if result.visible().any(|finding| finding.tracking_id.trim().is_empty()) {
+        return Err(SrError::Empty("a finding's tracking identifier"));
     }
     let predecessor = context.predecessor.iter();
     let uids = [

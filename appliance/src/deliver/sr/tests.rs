@@ -5,7 +5,8 @@ use super::super::context::ResultContext;
 use super::super::fixture;
 use super::check::check;
 use super::*;
-use crate::finding::Tier;
+use crate::finding::{Completeness, Tier};
+use crate::phi::Phi;
 
 fn built(context: &ResultContext) -> Vec<u8> {
     build(context).unwrap()
@@ -149,6 +150,7 @@ type Spoil = fn(&mut ResultContext);
 #[test]
 fn a_broken_context_is_refused_without_a_word_about_the_patient() {
     let cases: &[(&str, Spoil)] = &[
+        ("Contradiction", |c| c.result.completeness = Completeness::NotRun("why".into())),
         ("NoEvidence", |c| c.evidence.clear()),
         ("NotInEvidence", |c| c.evidence.truncate(2)),
         ("TrackingUids", |c| c.ids.tracking_uids.truncate(1)),
@@ -159,6 +161,10 @@ fn a_broken_context_is_refused_without_a_word_about_the_patient() {
         ("Region", |c| c.result.findings[0].source.region.as_mut().unwrap().right = 10.0),
         ("Frame", |c| c.result.findings[0].source.frame = 2),
         ("Empty", |c| c.result.model.version = " ".into()),
+        ("Empty", |c| c.result.findings[0].tracking_id.clear()),
+        ("Code", |c| c.result.findings[0].finding.value.clear()),
+        ("Code", |c| c.result.model.procedure.scheme = "99SEVENTEENLETTER".into()),
+        ("HeaderTooLong", |c| c.header.elements[4].value = Phi::new(vec![b'A'; 65_535])),
     ];
     for (expected, spoil) in cases {
         let mut context = fixture::detection();
@@ -193,4 +199,14 @@ fn the_checker_sees_what_the_public_validators_let_pass() {
         assert!(!check(&mutant).is_empty(), "{what}");
     }
     assert!(!check(b"").is_empty());
+}
+
+#[test]
+fn names_of_a_bundle_are_the_same_wherever_the_report_has_them() {
+    let mut context = fixture::detection();
+    context.result.model.name = "Détecteur \\ ".repeat(10);
+    context.result.model.vendor = "Vendor\r\n".repeat(20);
+    context.device.station = "A station name longer than sixteen".into();
+    context.result.findings[0].finding.value = "A code value longer than sixteen".into();
+    assert_eq!(check(&build(&context).unwrap()), Vec::<String>::new());
 }

@@ -1,0 +1,193 @@
+//! What stage 2 and 3 need of an image's header beside its pixels: the facts that an indication
+//! asks for, and where the frame lies in the patient.
+
+use dicom_core::Tag;
+use dicom_dictionary_std::tags;
+use dicom_object::InMemDicomObject;
+use lightbox_models::manifest::{Indication, Unstated};
+
+use super::image::{holder, numbers, text};
+use crate::raw::{Geometry, Slice, Spacing};
+
+/// Projections: their Pixel Spacing speaks of the patient only where it was calibrated.
+const PROJECTIONS: [&str; 8] = ["CR", "DX", "MG", "RF", "XA", "PX", "IO", "RG"];
+
+/// Reads a frame's geometry; `frame` counts from 1.
+pub(super) fn geometry(object: &InMemDicomObject, frame: u32, columns: u32, rows: u32) -> Geometry {
+    let values = |group: Tag, attribute: Tag| {
+        holder(object, frame, group, attribute).map(|item| numbers(item, attribute)).unwrap_or_default()
+    };
+    let spacing = values(tags::PIXEL_MEASURES_SEQUENCE, tags::PIXEL_SPACING);
+    let calibrated = !text(object, tags::PIXEL_SPACING_CALIBRATION_TYPE).is_empty();
+    let projection = PROJECTIONS.contains(&text(object, tags::MODALITY).as_ref());
+    let spacing = match spacing.as_slice() {
+        [row_mm, column_mm] if *row_mm > 0.0 && *column_mm > 0.0 && (calibrated || !projection) => {
+            Spacing::Patient { row_mm: *row_mm, column_mm: *column_mm }
+        }
+        _ => Spacing::Unknown,
+    };
+    let position = values(tags::PLANE_POSITION_SEQUENCE, tags::IMAGE_POSITION_PATIENT);
+    let orientation = values(tags::PLANE_ORIENTATION_SEQUENCE, tags::IMAGE_ORIENTATION_PATIENT);
+    let slice = match (<[f64; 3]>::try_from(position), <[f64; 6]>::try_from(orientation)) {
+        (Ok(position), Ok(orientation)) => {
+            let [ax, ay, az, bx, by, bz] = orientation;
+            let normal = [ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx];
+            let position_mm = position.iter().zip(normal).map(|(at, along)| at * along).sum();
+            Some(Slice { orientation, position_mm })
+        }
+        _ => None,
+    };
+    Geometry { columns, rows, spacing, slice }
+}
+
+/// Whether an image is the kind that the model takes, before any condition on it.
+pub(super) fn selected(object: &InMemDicomObject, indication: &Indication) -> bool {
+    let modality = text(object, tags::MODALITY);
+    // A localizer is a planning view of the scanner, not an image to be read.
+    let localizer = text(object, tags::IMAGE_TYPE).split('\\').nth(2) == Some("LOCALIZER");
+    indication.modalities.iter().any(|listed| *listed == modality) && !localizer
+}
+
+/// Why an image is outside the indication; none where it is inside. The texts carry the manifest's
+/// numbers, never the patient's.
+pub(super) fn outside(object: &InMemDicomObject, indication: &Indication) -> Option<String> {
+    let refuse = indication.when_unstated == Unstated::Refuse;
+    if !indication.body_parts.is_empty() {
+        let stated = text(object, tags::BODY_PART_EXAMINED);
+        let fits = indication.body_parts.iter().any(|listed| listed.eq_ignore_ascii_case(&stated));
+        if stated.is_empty() && refuse {
+            return Some(format!("the body part is not stated; the model is for {}", list(indication)));
+        }
+        if !stated.is_empty() && !fits {
+            return Some(format!("the body part is not {}", list(indication)));
+        }
+    }
+    if indication.age_min_years.is_some() || indication.age_max_years.is_some() {
+        let (min, max) = (indication.age_min_years, indication.age_max_years);
+        let range = match (min, max) {
+            (Some(min), Some(max)) => format!("{min} to {max} years"),
+            (Some(min), None) => format!("{min} years and above"),
+            (_, max) => format!("up to {} years", max.unwrap_or_default()),
+        };
+        match age_years(object) {
+            // A patient is 90 until the 91st birthday.
+            Some(age) if min.is_some_and(|min| age < min) || max.is_some_and(|max| age >= max + 1.0) => {
+                return Some(format!("the patient's age is outside {range}"));
+            }
+            None if refuse => return Some(format!("the age is not stated; the model is for {range}")),
+            _ => {}
+        }
+    }
+    if let Some(max) = indication.slice_thickness_max_mm {
+        let held = holder(object, 1, tags::PIXEL_MEASURES_SEQUENCE, tags::SLICE_THICKNESS);
+        let stated = held.and_then(|item| numbers(item, tags::SLICE_THICKNESS).first().copied());
+        match stated {
+            // Scanners write 3.0000001: a micrometre is no difference.
+            Some(mm) if mm > max + 1e-3 => return Some(format!("the slices are thicker than {max} mm")),
+            None if refuse => {
+                return Some(format!("the slice thickness is not stated; the model is for up to {max} mm"));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn list(indication: &Indication) -> String {
+    indication.body_parts.join(" or ")
+}
+
+/// Patient's Age (`045Y`), else from the birth date to the study's date.
+fn age_years(object: &InMemDicomObject) -> Option<f64> {
+    let age = text(object, tags::PATIENT_AGE);
+    if let Some((number, unit)) = age.split_at_checked(3)
+        && let Ok(number) = number.parse::<u16>()
+    {
+        let years = match unit {
+            "Y" => 1.0,
+            "M" => 12.0,
+            "W" => 365.25 / 7.0,
+            "D" => 365.25,
+            _ => return None,
+        };
+        return Some(f64::from(number) / years);
+    }
+    let date = |tag| {
+        let text = text(object, tag);
+        let (year, rest) = text.split_at_checked(4)?;
+        let (month, day) = rest.split_at_checked(2)?;
+        Some((year.parse::<i32>().ok()?, month.parse::<u8>().ok()?, day.parse::<u8>().ok()?))
+    };
+    let (born, studied) = (date(tags::PATIENT_BIRTH_DATE)?, date(tags::STUDY_DATE)?);
+    let birthday_ahead = (studied.1, studied.2) < (born.1, born.2);
+    let years = studied.0 - born.0 - i32::from(birthday_ahead);
+    (0..=150).contains(&years).then(|| f64::from(years))
+}
+
+#[cfg(test)]
+mod tests {
+    use dicom_core::{DataElement, PrimitiveValue, VR};
+
+    use super::*;
+
+    fn object(elements: &[(Tag, VR, &str)]) -> InMemDicomObject {
+        InMemDicomObject::from_element_iter(elements.iter().map(|(tag, vr, value)| {
+            let values = value.split('\\').map(str::to_owned).collect();
+            DataElement::new(*tag, *vr, PrimitiveValue::Strs(values))
+        }))
+    }
+
+    fn indication() -> Indication {
+        Indication {
+            modalities: vec!["CT".into()],
+            body_parts: vec!["CHEST".into()],
+            age_min_years: Some(18.0),
+            age_max_years: Some(90.0),
+            slice_thickness_max_mm: Some(3.0),
+            when_unstated: Unstated::Refuse,
+        }
+    }
+
+    #[test]
+    fn an_indication_refuses_what_is_outside_without_naming_the_patients_values() {
+        let body = (tags::BODY_PART_EXAMINED, VR::CS, "CHEST");
+        let thin = (tags::SLICE_THICKNESS, VR::DS, "3.0000001");
+        let outside = |elements: &[_]| outside(&object(elements), &indication());
+        assert_eq!(outside(&[body, (tags::PATIENT_AGE, VR::AS, "090Y"), thin]), None);
+        let old = outside(&[body, (tags::PATIENT_AGE, VR::AS, "091Y"), thin]);
+        assert_eq!(old.as_deref(), Some("the patient's age is outside 18 to 90 years"));
+        let born = (tags::PATIENT_BIRTH_DATE, VR::DA, "20080315");
+        let day_before = (tags::STUDY_DATE, VR::DA, "20260314");
+        let birthday = (tags::STUDY_DATE, VR::DA, "20260315");
+        assert!(outside(&[body, born, day_before, thin]).is_some());
+        assert_eq!(outside(&[body, born, birthday, thin]), None);
+        let age = (tags::PATIENT_AGE, VR::AS, "040Y");
+        let thick = outside(&[body, age, (tags::SLICE_THICKNESS, VR::DS, "5")]);
+        assert_eq!(thick.as_deref(), Some("the slices are thicker than 3 mm"));
+        let knee = outside(&[(tags::BODY_PART_EXAMINED, VR::CS, "KNEE"), age, thin]);
+        assert_eq!(knee.as_deref(), Some("the body part is not CHEST"));
+        assert!(outside(&[body, age]).unwrap().contains("slice thickness is not stated"));
+        assert!(outside(&[age, thin]).unwrap().contains("body part is not stated"));
+        assert!(outside(&[body, thin]).unwrap().contains("age is not stated"));
+    }
+
+    #[test]
+    fn a_projections_spacing_counts_only_when_calibrated() {
+        let spacing = (tags::PIXEL_SPACING, VR::DS, "0.5\\0.25");
+        let of = |elements: &[_]| geometry(&object(elements), 1, 4, 4).spacing;
+        let known = Spacing::Patient { row_mm: 0.5, column_mm: 0.25 };
+        assert_eq!(of(&[(tags::MODALITY, VR::CS, "CT"), spacing]), known);
+        assert_eq!(of(&[(tags::MODALITY, VR::CS, "DX"), spacing]), Spacing::Unknown);
+        let calibrated = (tags::PIXEL_SPACING_CALIBRATION_TYPE, VR::CS, "FIDUCIAL");
+        assert_eq!(of(&[(tags::MODALITY, VR::CS, "DX"), spacing, calibrated]), known);
+    }
+
+    #[test]
+    fn localizers_and_other_modalities_are_not_selected() {
+        let ct = (tags::MODALITY, VR::CS, "CT");
+        let localizer = (tags::IMAGE_TYPE, VR::CS, "ORIGINAL\\PRIMARY\\LOCALIZER");
+        assert!(selected(&object(&[ct]), &indication()));
+        assert!(!selected(&object(&[ct, localizer]), &indication()));
+        assert!(!selected(&object(&[(tags::MODALITY, VR::CS, "PT")]), &indication()));
+    }
+}

@@ -1,0 +1,215 @@
+//! C-STORE, from the first fragment to the response: the instance is durable, and its ledger entry
+//! is durable, before the sender hears of success (safety rule 1).
+
+use std::sync::Arc;
+
+use lightbox_bootstrap::identity::DeviceIdentity;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::audit::{Event, EventKind, Outcome};
+use crate::clock::SharedClock;
+use crate::dicom::association::{Association, AssociationError};
+use crate::dicom::dimse::Command;
+use crate::dicom::header;
+use crate::dicom::services::is_storage;
+use crate::dicom::status::{self, Status};
+use crate::store::index::{self, Indexed, NotIdentified, Stored};
+use crate::store::ledger::{Ledger, LedgerError};
+use crate::store::objects::{Finished, Incoming, ObjectError, Objects, Receipt};
+
+/// What receiving needs; clones share it.
+#[derive(Clone)]
+pub struct Receiver {
+    /// Where instances go.
+    pub objects: Objects,
+    /// Where their entries go.
+    pub ledger: Ledger,
+    /// For the study keys.
+    pub identity: Arc<DeviceIdentity>,
+    /// For the time of receipt.
+    pub clock: SharedClock,
+    /// Our AE title.
+    pub ae_title: String,
+    /// Woken when a study has changed.
+    pub changed: Arc<tokio::sync::Notify>,
+}
+
+/// Who sends.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    /// Name of the peer in the site file.
+    pub peer: String,
+    /// Calling AE title.
+    pub calling_ae: String,
+}
+
+/// Why an instance was not taken.
+#[derive(Debug)]
+enum NotStored {
+    Objects(ObjectError),
+    Ledger(LedgerError),
+    NotIdentified(NotIdentified),
+}
+
+impl NotStored {
+    fn status(&self) -> Status {
+        match self {
+            NotStored::Objects(error) => status::of_object_error(error),
+            NotStored::Ledger(error) => status::of_ledger_error(error),
+            NotStored::NotIdentified(error) => status::of_not_identified(*error),
+        }
+    }
+
+    fn reason(&self) -> String {
+        match self {
+            NotStored::Objects(error) => error.to_string(),
+            NotStored::Ledger(error) => error.to_string(),
+            NotStored::NotIdentified(error) => error.to_string(),
+        }
+    }
+}
+
+impl Receiver {
+    /// Takes one C-STORE request with its data set, and yields the response. An error ends the
+    /// association; every other failure is in the response.
+    pub async fn store<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        association: &mut Association<S>,
+        context: u8,
+        request: &Command,
+        sender: &Sender,
+    ) -> Result<Command, AssociationError> {
+        let syntax = association.context(context).cloned();
+        let receipt = match (syntax, &request.sop_class_uid, &request.sop_instance_uid) {
+            (Some(syntax), Some(class), Some(instance))
+                if *class == syntax.abstract_syntax && is_storage(class) =>
+            {
+                Ok(Receipt {
+                    sop_class_uid: class.clone(),
+                    sop_instance_uid: instance.clone(),
+                    transfer_syntax: syntax.transfer_syntax,
+                    calling_ae: sender.calling_ae.clone(),
+                    called_ae: self.ae_title.clone(),
+                    peer: sender.peer.clone(),
+                    received_ms: self.clock.now_ms(),
+                })
+            }
+            _ => Err((status::SOP_CLASS_NOT_SUPPORTED, Some("SOP class does not fit the context"))),
+        };
+        if !request.has_data_set {
+            return Ok(request.response(status::CANNOT_UNDERSTAND, Some("the request has no data set")));
+        }
+        let begun = receipt.map(|receipt| self.objects.begin(receipt).map_err(NotStored::Objects));
+        let received = receive_fragments(association, context, begun).await?;
+        let (status, comment) = match received {
+            Err(status) => status,
+            Ok(Ok(incoming)) => match self.keep(incoming).await {
+                Ok(stored) => {
+                    metrics::counter!("lightbox_instances_received_total", "outcome" => outcome(stored))
+                        .increment(1);
+                    (status::SUCCESS, None)
+                }
+                Err(error) => self.not_stored(error, sender).await,
+            },
+            Ok(Err(error)) => self.not_stored(error, sender).await,
+        };
+        Ok(request.response(status, comment))
+    }
+
+    async fn not_stored(&self, error: NotStored, sender: &Sender) -> Status {
+        let (status, comment) = error.status();
+        metrics::counter!("lightbox_instances_received_total", "outcome" => "refused").increment(1);
+        tracing::warn!(
+            peer = sender.peer,
+            status = format!("{status:#06x}"),
+            reason = error.reason(),
+            "instance refused"
+        );
+        let event = Event::new(
+            EventKind::InstanceRefused,
+            sender.peer.as_str(),
+            json!({ "status": format!("{status:#06x}"), "reason": error.reason() }),
+        )
+        .with_outcome(Outcome::Serious);
+        // With a full disk this record may not fit; the log has it, and the sender has the status.
+        if let Err(error) = self.ledger.write(move |writer| writer.audit(&event)).await {
+            tracing::error!(reason = error.to_string(), "the refusal could not be audited");
+        }
+        (status, comment)
+    }
+
+    /// Makes the instance durable, then its entry.
+    async fn keep(&self, incoming: Incoming) -> Result<Stored, NotStored> {
+        let identity = self.identity.clone();
+        let indexed = tokio::task::spawn_blocking(move || -> Result<Indexed, NotStored> {
+            let finished = incoming.finish().map_err(NotStored::Objects)?;
+            let indexed = identify(&finished, &identity)?;
+            finished.commit().map_err(NotStored::Objects)?;
+            Ok(indexed)
+        })
+        .await
+        .map_err(|_| NotStored::Ledger(LedgerError::Panicked))??;
+        let study_key = indexed.study_key().to_owned();
+        let stored = self
+            .ledger
+            .write(move |writer| index::insert(writer, &indexed))
+            .await
+            .map_err(NotStored::Ledger)?;
+        if stored == Stored::Conflict {
+            tracing::warn!(
+                study = study_key,
+                "an instance came again with other content: kept beside the first"
+            );
+        }
+        self.changed.notify_one();
+        Ok(stored)
+    }
+}
+
+fn outcome(stored: Stored) -> &'static str {
+    match stored {
+        Stored::New => "new",
+        Stored::Identical => "identical",
+        Stored::Conflict => "conflict",
+    }
+}
+
+/// Blocking: scans the header of what was received.
+fn identify(finished: &Finished, identity: &DeviceIdentity) -> Result<Indexed, NotStored> {
+    let receipt = finished.receipt();
+    let data_set = finished.data_set().map_err(NotStored::Objects)?;
+    let (header, damage) = header::scan(data_set, finished.length(), &receipt.transfer_syntax);
+    Indexed::new(
+        finished.id().clone(),
+        receipt.clone(),
+        finished.length(),
+        &header,
+        damage.as_ref(),
+        identity,
+    )
+    .map_err(NotStored::NotIdentified)
+}
+
+/// Reads the data set to its end, whatever becomes of it: the response comes after it (PS3.7
+/// §9.1.1), and a sender must not be left hanging because our disk is full.
+async fn receive_fragments<S: AsyncRead + AsyncWrite + Unpin>(
+    association: &mut Association<S>,
+    context: u8,
+    mut begun: Result<Result<Incoming, NotStored>, Status>,
+) -> Result<Result<Result<Incoming, NotStored>, Status>, AssociationError> {
+    loop {
+        let (bytes, last) = association.fragment(context).await?;
+        if let Ok(Ok(incoming)) = &mut begun
+            && let Err(error) = tokio::task::block_in_place(|| incoming.write(&bytes))
+        {
+            begun = Ok(Err(NotStored::Objects(error)));
+        }
+        if last {
+            return Ok(match begun {
+                Ok(inner) => Ok(inner),
+                Err(status) => Err(status),
+            });
+        }
+    }
+}
