@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod clock;
+pub mod config;
 pub mod deliver;
 pub mod dicom;
 pub mod finding;
@@ -10,6 +11,7 @@ pub mod ingest;
 pub mod job;
 pub mod phantom;
 pub mod phi;
+pub mod pipeline;
 pub mod raw;
 pub mod report;
 pub mod store;

@@ -4,6 +4,7 @@
 //! A CT phantom holds balls cut by slices, a projection holds disks. All are inside a grey ellipse
 //! with noise that never reaches the phantom detector's threshold.
 
+use dicom_core::value::DataSetSequence;
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR, dicom_value};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
@@ -231,7 +232,10 @@ fn draw(spec: &Spec, slice: u32, balls: &[Ball], chance: &mut Chance) -> Vec<i32
             let noise = chance.between(-f64::from(spec.noise), f64::from(spec.noise)) as i32;
             let inside = ((x / columns - 0.5) / 0.46).hypot((y / rows - 0.5) / 0.46) <= 1.0;
             units.push(match disk {
-                Some((ball, _)) => ball.intensity,
+                // A little less off the centre, so that the slice through it is the best one.
+                Some((ball, _)) => {
+                    ball.intensity - i32::try_from(2 * ball.slice.abs_diff(slice)).unwrap_or(40).min(40)
+                }
                 None if inside => TISSUE + noise,
                 None => AIR + noise,
             });
@@ -247,11 +251,12 @@ fn file(
     balls: &[Ball],
     chance: &mut Chance,
 ) -> Result<PhantomFile, PhantomError> {
-    // 12 bits, as scanners have: units -1024 to 3071, mirrored for MONOCHROME1.
+    // 12 bits, as scanners have: -1024 to 3071 for CT, else 0 to 4095, mirrored for MONOCHROME1.
+    let offset = if matches!(spec.kind, Kind::Ct { .. }) { 1024 } else { 0 };
     let stored: Vec<u16> = draw(spec, slice, balls, chance)
         .into_iter()
         .map(|units| {
-            let value = (units + 1024).clamp(0, 4095);
+            let value = (units + offset).clamp(0, 4095);
             u16::try_from(if spec.monochrome1 { 4095 - value } else { value }).unwrap_or_default()
         })
         .collect();
@@ -291,10 +296,13 @@ fn file(
     put(tags::INSTANCE_NUMBER, VR::IS, &(slice + 1).to_string());
     put(tags::IMAGE_TYPE, VR::CS, "DERIVED\\PRIMARY");
     put(tags::PATIENT_ORIENTATION, VR::CS, "L\\F");
-    put(tags::RESCALE_INTERCEPT, VR::DS, "-1024");
+    // DX says it by Image Laterality instead.
+    if spec.kind != Kind::Dx {
+        put(tags::LATERALITY, VR::CS, "");
+    }
+    put(tags::RESCALE_INTERCEPT, VR::DS, &format!("-{offset}").replace("-0", "0"));
     put(tags::RESCALE_SLOPE, VR::DS, "1");
-    put(tags::WINDOW_CENTER, VR::DS, "300");
-    put(tags::WINDOW_WIDTH, VR::DS, "1600");
+    put(tags::BURNED_IN_ANNOTATION, VR::CS, "NO");
     put(tags::PIXEL_SPACING, VR::DS, &format!("{}\\{}", spec.row_mm, spec.column_mm));
     let photometric = if spec.monochrome1 { "MONOCHROME1" } else { "MONOCHROME2" };
     put(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, photometric);
@@ -307,13 +315,35 @@ fn file(
         put(tags::POSITION_REFERENCE_INDICATOR, VR::LO, "");
         put(tags::IMAGE_ORIENTATION_PATIENT, VR::DS, "1\\0\\0\\0\\1\\0");
         put(tags::IMAGE_POSITION_PATIENT, VR::DS, &format!("-180\\-180\\{height}"));
+        put(tags::PATIENT_POSITION, VR::CS, "HFS");
+        put(tags::ACQUISITION_NUMBER, VR::IS, "1");
+        put(tags::WINDOW_CENTER, VR::DS, "300");
+        put(tags::WINDOW_WIDTH, VR::DS, "1600");
         put(tags::KVP, VR::DS, "120");
     } else {
         // The phantom's plane was measured: lengths in it are lengths in the patient.
         put(tags::PIXEL_SPACING_CALIBRATION_TYPE, VR::CS, "FIDUCIAL");
+        put(tags::PIXEL_SPACING_CALIBRATION_DESCRIPTION, VR::LO, "made to this size");
+        put(tags::RESCALE_TYPE, VR::LO, "US");
         put(tags::VIEW_POSITION, VR::CS, "AP");
         let shape = if spec.monochrome1 { "INVERSE" } else { "IDENTITY" };
         put(tags::PRESENTATION_LUT_SHAPE, VR::CS, shape);
+    }
+    if spec.kind == Kind::Dx {
+        put(tags::PRESENTATION_INTENT_TYPE, VR::CS, "FOR PRESENTATION");
+        put(tags::IMAGE_LATERALITY, VR::CS, "U");
+        put(tags::PIXEL_INTENSITY_RELATIONSHIP, VR::CS, "LIN");
+        put(tags::LOSSY_IMAGE_COMPRESSION, VR::CS, "00");
+        put(tags::DETECTOR_TYPE, VR::CS, "");
+        put(tags::POSITIONER_TYPE, VR::CS, "");
+        put(tags::IMAGER_PIXEL_SPACING, VR::DS, &format!("{}\\{}", spec.row_mm, spec.column_mm));
+        put(tags::WINDOW_CENTER, VR::DS, "500");
+        put(tags::WINDOW_WIDTH, VR::DS, "1000");
+        for tag in [tags::ANATOMIC_REGION_SEQUENCE, tags::ACQUISITION_CONTEXT_SEQUENCE] {
+            object.put(DataElement::new(tag, VR::SQ, DataSetSequence::<InMemDicomObject>::empty()));
+        }
+        let sign = dicom_value!(I16, [if spec.monochrome1 { -1 } else { 1 }]);
+        object.put(DataElement::new(tags::PIXEL_INTENSITY_RELATIONSHIP_SIGN, VR::SS, sign));
     }
     for (tag, value) in [
         (tags::SAMPLES_PER_PIXEL, 1),

@@ -7,4 +7,6 @@ pub(crate) mod fixture;
 pub mod hl7;
 pub mod mllp;
 mod notes;
+pub mod queue;
+pub mod sender;
 pub mod sr;

@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dimse::{COMMAND_MAX, Command, CommandError};
-use crate::store::objects::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION};
+use super::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 
 /// The DICOM application context (PS3.7 A.2.1), the only one there is.
 pub const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
@@ -370,7 +370,7 @@ fn our_variables(max_pdu: u32) -> Vec<UserVariableItem> {
     vec![
         UserVariableItem::MaxLength(max_pdu),
         UserVariableItem::ImplementationClassUID(IMPLEMENTATION_CLASS_UID.into()),
-        UserVariableItem::ImplementationVersionName(IMPLEMENTATION_VERSION.into()),
+        UserVariableItem::ImplementationVersionName(IMPLEMENTATION_VERSION_NAME.into()),
     ]
 }
 

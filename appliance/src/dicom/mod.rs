@@ -7,3 +7,9 @@ pub mod header;
 pub mod services;
 pub mod status;
 pub mod tls;
+
+/// Implementation Class UID (0002,0012) of everything that this box writes or says: a UUID-derived
+/// UID (PS3.5 B.2), fixed for the project.
+pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.144103912078854259940284961278023527729";
+/// Implementation Version Name (0002,0013), at most 16 characters.
+pub const IMPLEMENTATION_VERSION_NAME: &str = "LIGHTBOX";

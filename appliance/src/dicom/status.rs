@@ -53,9 +53,42 @@ pub fn of_not_identified(error: NotIdentified) -> Status {
     }
 }
 
+/// What a status from a peer means for a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Stored.
+    Success,
+    /// Stored, with a remark (Bxxx).
+    Warning,
+    /// Not stored, but may be later: out of resources (A7xx), or a failure of processing.
+    Transient,
+    /// Not stored, and the same object never will be.
+    Permanent,
+}
+
+/// The class of a C-STORE response status (PS3.4 B.2.3, PS3.7 Annex C).
+pub fn class_of(status: u16) -> Class {
+    match status {
+        0x0000 => Class::Success,
+        0x0001 | 0x0107 | 0x0116 | 0xB000..=0xBFFF => Class::Warning,
+        0xA700..=0xA7FF | PROCESSING_FAILURE | 0x0213 => Class::Transient,
+        _ => Class::Permanent,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn peers_answers_are_classed_as_the_standard_says() {
+        assert_eq!(class_of(0x0000), Class::Success);
+        assert_eq!(class_of(0xB007), Class::Warning);
+        assert_eq!(class_of(0xA701), Class::Transient);
+        assert_eq!(class_of(0xA900), Class::Permanent);
+        assert_eq!(class_of(0xC123), Class::Permanent);
+        assert_eq!(class_of(0x0124), Class::Permanent);
+    }
 
     #[test]
     fn a_full_disk_is_out_of_resources_wherever_it_shows() {

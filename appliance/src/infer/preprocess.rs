@@ -288,3 +288,7 @@ fn padding(object: &InMemDicomObject, layout: &Layout) -> Option<(i32, i32)> {
     let limit = value(tags::PIXEL_PADDING_RANGE_LIMIT).unwrap_or(first);
     Some((first.min(limit), first.max(limit)))
 }
+
+#[cfg(test)]
+#[path = "preprocess_tests.rs"]
+mod tests;

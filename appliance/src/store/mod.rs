@@ -2,12 +2,15 @@
 //!
 //! - [`objects`]: instances as received, each durable before it is acknowledged;
 //! - [`ledger`]: studies, jobs, decisions, deliveries and the audit chain, in SQLite;
+//! - [`jobs`] and [`deliveries`]: claiming work under a lease, and writing down how it ended;
 //! - [`results`]: the outputs made from findings, as files.
 //!
 //! The objects are the truth of what was received: the ledger's instance index can be rebuilt
 //! from them ([`index`]).
 
+pub mod deliveries;
 pub mod index;
+pub mod jobs;
 pub mod ledger;
 pub mod objects;
 pub mod results;

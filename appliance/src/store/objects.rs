@@ -21,13 +21,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::dicom::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 use crate::phi::Phi;
 
-/// Our Implementation Class UID (0002,0012): a UUID-derived UID (PS3.5 B.2), fixed for the project.
-pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.212744091093268129836420317540961349163";
-/// Our Implementation Version Name (0002,0013).
-pub const IMPLEMENTATION_VERSION: &str =
-    concat!("LIGHTBOX_", env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"));
 /// Creator of our private information in the file meta information (0002,0100).
 const PRIVATE_CREATOR_UID: &str = "2.25.104230271648251329118366230197530212774";
 
@@ -281,7 +277,7 @@ impl Incoming {
             .media_storage_sop_instance_uid(receipt.sop_instance_uid.expose().as_str())
             .transfer_syntax(receipt.transfer_syntax.as_str())
             .implementation_class_uid(IMPLEMENTATION_CLASS_UID)
-            .implementation_version_name(IMPLEMENTATION_VERSION)
+            .implementation_version_name(IMPLEMENTATION_VERSION_NAME)
             .source_application_entity_title(receipt.calling_ae.as_str())
             .receiving_application_entity_title(receipt.called_ae.as_str())
             .private_information_creator_uid(PRIVATE_CREATOR_UID)

@@ -70,6 +70,7 @@ CREATE TABLE jobs (
     owner           TEXT,                   -- the boot that holds the lease
     lease_until     INTEGER,
     created_at      INTEGER NOT NULL,
+    started_at      INTEGER,                -- first claim: the time that results carry, fixed once
     finished_at     INTEGER,
     model_digest    TEXT,
     timings         TEXT,                   -- JSON: ms per stage
@@ -81,7 +82,7 @@ CREATE INDEX jobs_by_state ON jobs (state, next_at);
 
 CREATE TABLE results (
     id              INTEGER PRIMARY KEY,
-    job_id          INTEGER NOT NULL UNIQUE REFERENCES jobs (id),
+    job_id          INTEGER NOT NULL REFERENCES jobs (id), -- a replayed job makes a second result
     study_id        INTEGER NOT NULL REFERENCES studies (id),
     revision        INTEGER NOT NULL,
     model           TEXT NOT NULL,

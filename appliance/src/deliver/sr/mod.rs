@@ -15,18 +15,13 @@ use thiserror::Error;
 
 use super::context::ResultContext;
 use super::notes::contradicts_itself;
+use crate::dicom::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 
 pub use content::{LIGHTBOX_SCHEME, tier_codes};
 pub use header::SERIES_NUMBER;
 
 /// Comprehensive 3D SR Storage.
 pub const COMPREHENSIVE_3D_SR: &str = uids::COMPREHENSIVE3_DSR_STORAGE;
-
-/// Implementation Class UID of the objects that this box writes.
-pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.144103912078854259940284961278023527729";
-
-/// Implementation Version Name of the objects that this box writes.
-pub const IMPLEMENTATION_VERSION_NAME: &str = "LIGHTBOX";
 
 /// Why no report can be made of a context. Names what is wrong, never a patient's value.
 #[derive(Debug, Error)]

@@ -1,0 +1,433 @@
+//! Drives a study along the line: closes what is complete, claims jobs, runs infer → structure →
+//! report, makes the outputs, and hands them to the queues. The stages do not know of each other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lightbox_bootstrap::identity::{DeviceIdentity, uid_from_digest};
+use lightbox_models::Bundle;
+use lightbox_provisioning::site::{FailedRun, Site};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, watch};
+
+use crate::audit::chain::hex;
+use crate::clock::SharedClock;
+use crate::config::chain;
+use crate::deliver::context::{Device, ResultContext, ResultIds};
+use crate::deliver::{hl7, sender, sr};
+use crate::dicom::header;
+use crate::finding::{Completeness, Finding, ModelResult};
+use crate::infer::engine::EngineHandle;
+use crate::infer::{self, StoredImage};
+use crate::ingest::completion;
+use crate::ingest::rules::RuleSet;
+use crate::job::{State, StudyState};
+use crate::phi::Phi;
+use crate::report;
+use crate::store::jobs::{self, Claim, Ended, Instance, Made};
+use crate::store::ledger::{Ledger, LedgerError};
+use crate::store::objects::Objects;
+use crate::store::results::Results;
+use crate::structure;
+
+/// Tries of a job before it counts as failed.
+const ATTEMPTS_MAX: u32 = 3;
+/// A job that is not ended after this long was lost with its worker.
+const LEASE: Duration = Duration::from_secs(30 * 60);
+
+/// What the line needs; clones share it.
+#[derive(Clone)]
+pub struct Pipeline {
+    /// The site file.
+    pub site: Arc<Site>,
+    /// Its rules.
+    pub rules: Arc<RuleSet>,
+    /// The bundles, by the name that rules use.
+    pub bundles: Arc<BTreeMap<String, Arc<Bundle>>>,
+    /// The engine; `None` where the site has no models.
+    pub engine: Option<EngineHandle>,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// The objects.
+    pub objects: Objects,
+    /// The results.
+    pub results: Results,
+    /// The device's identity.
+    pub identity: Arc<DeviceIdentity>,
+    /// The clock.
+    pub clock: SharedClock,
+    /// Told when a study has changed.
+    pub changed: Arc<Notify>,
+    /// Told when a job was written.
+    pub work: Arc<Notify>,
+    /// Told when a delivery was queued, one for each destination.
+    pub queued: Arc<Vec<Arc<Notify>>>,
+}
+
+/// Why a job failed, and whether trying again can help.
+struct Failure {
+    reason: String,
+    passing: bool,
+}
+
+impl Failure {
+    fn lasting(reason: impl Into<String>) -> Self {
+        Failure { reason: reason.into(), passing: false }
+    }
+
+    fn passing(error: &dyn std::error::Error) -> Self {
+        Failure { reason: chain(error), passing: true }
+    }
+}
+
+impl Pipeline {
+    /// Closes studies whose evidence is complete, until `stop` turns true.
+    pub async fn close_studies(self, mut stop: watch::Receiver<bool>) {
+        let quiet_ms = self.site.file.timers.quiet_seconds as i64 * 1000;
+        loop {
+            match self.close_due(quiet_ms).await {
+                Ok(true) => self.work.notify_one(),
+                Ok(false) => {}
+                Err(error) => tracing::error!(reason = error.to_string(), "studies cannot be closed"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                _ = stop.changed() => return,
+            }
+        }
+    }
+
+    async fn close_due(&self, quiet_ms: i64) -> Result<bool, LedgerError> {
+        let before = self.clock.now_ms() - quiet_ms;
+        let due: bool = self
+            .ledger
+            .read(move |reader| {
+                Ok(reader
+                    .prepare_cached(
+                        "SELECT EXISTS (SELECT 1 FROM studies WHERE state = ?1 AND last_at <= ?2)",
+                    )?
+                    .query_row(rusqlite::params![StudyState::Receiving.as_str(), before], |row| row.get(0))?)
+            })
+            .await?;
+        if !due {
+            return Ok(false);
+        }
+        let rules = self.rules.clone();
+        let closed = self.ledger.write(move |writer| completion::close_due(writer, quiet_ms, &rules)).await?;
+        for study in &closed {
+            tracing::info!(
+                study = study.study_key,
+                revision = study.revision,
+                models = study.models.join(","),
+                "study closed and routed"
+            );
+        }
+        Ok(!closed.is_empty())
+    }
+
+    /// Runs jobs one after another, until `stop` turns true. A job under way is finished first.
+    pub async fn run_jobs(self, mut stop: watch::Receiver<bool>) {
+        loop {
+            if *stop.borrow() {
+                return;
+            }
+            let owner = self.ledger.boot().to_owned();
+            let lease_ms = LEASE.as_millis() as i64;
+            match self.ledger.write(move |writer| jobs::claim(writer, &owner, lease_ms)).await {
+                Ok(Some(claim)) => {
+                    self.run_job(claim).await;
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!(reason = error.to_string(), "jobs cannot be claimed"),
+            }
+            tokio::select! {
+                () = self.work.notified() => {}
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                _ = stop.changed() => return,
+            }
+        }
+    }
+
+    async fn run_job(&self, claim: Claim) {
+        let mut timings = BTreeMap::new();
+        let ran = self.infer_and_structure(&claim, &mut timings).await;
+        let ended = match ran {
+            Ok((outcome, evidence)) => self.make_outputs(&claim, outcome, evidence, None, &mut timings).await,
+            Err(failure) if failure.passing && claim.attempts < ATTEMPTS_MAX => Err(failure),
+            Err(failure) => self.make_failed_outputs(&claim, failure.reason, &mut timings).await,
+        };
+        let (study, model) = (claim.study_key.clone(), claim.model.clone());
+        let written = match ended {
+            Ok(mut ended) => {
+                ended.timings = timings;
+                let failed = ended.error.clone();
+                metrics::counter!(
+                    "lightbox_jobs_total", "model" => model.clone(),
+                    "outcome" => if failed.is_some() { "failed" } else { "done" }
+                )
+                .increment(1);
+                let written = self.ledger.write(move |writer| jobs::end(writer, &claim, &ended)).await;
+                match failed {
+                    Some(reason) => tracing::error!(study, model, reason, "job failed"),
+                    None => tracing::info!(study, model, "job done"),
+                }
+                self.queued.iter().for_each(|queue| queue.notify_one());
+                written
+            }
+            Err(failure) if claim.attempts < ATTEMPTS_MAX => {
+                tracing::warn!(study, model, reason = failure.reason, "job will be tried again");
+                let next_ms = self.clock.now_ms() + 5_000 * i64::from(claim.attempts);
+                self.ledger.write(move |writer| jobs::retry(writer, &claim, &failure.reason, next_ms)).await
+            }
+            Err(failure) => {
+                tracing::error!(study, model, reason = failure.reason, "job failed");
+                let ended = Ended { outcome: None, error: Some(failure.reason), made: None, timings };
+                self.ledger.write(move |writer| jobs::end(writer, &claim, &ended)).await
+            }
+        };
+        if let Err(error) = written {
+            // The lease runs out, or the next start takes it back: nothing is lost.
+            tracing::error!(
+                study,
+                model,
+                reason = error.to_string(),
+                "the end of a job could not be written"
+            );
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn infer_and_structure(
+        &self,
+        claim: &Claim,
+        timings: &mut BTreeMap<&'static str, u64>,
+    ) -> Result<(ModelResult, Vec<Instance>), Failure> {
+        let bundle = self.bundles.get(&claim.model).ok_or_else(|| {
+            Failure::lasting(format!("the site file has no model \"{}\" any more", claim.model))
+        })?;
+        let engine = self.engine.as_ref().ok_or_else(|| Failure::lasting("no engine is running"))?;
+        let evidence = self.evidence(claim).await?;
+        let images: Vec<StoredImage> = evidence
+            .iter()
+            .filter(|instance| instance.readable && claim.series.contains(&instance.reference.series_uid))
+            .map(|instance| StoredImage {
+                instance: instance.reference.clone(),
+                path: self.objects.path(&instance.object),
+            })
+            .collect();
+        let unreadable = evidence
+            .iter()
+            .filter(|instance| !instance.readable && claim.series.contains(&instance.reference.series_uid))
+            .count();
+        let started = Instant::now();
+        infer::load(bundle, engine).await.map_err(|error| Failure::passing(&error))?;
+        let limits = infer::image::Limits::default();
+        let mut raw =
+            infer::run(bundle, engine, &images, &limits).await.map_err(|error| Failure::passing(&error))?;
+        timings.insert("infer", millis(started));
+        if unreadable > 0 {
+            let reason = format!("{unreadable} images are damaged");
+            raw.completeness = match raw.completeness {
+                Completeness::Complete => Completeness::Partial(reason),
+                Completeness::Partial(other) => Completeness::Partial(format!("{other}; {reason}")),
+                Completeness::NotRun(other) => Completeness::NotRun(format!("{other}; {reason}")),
+            };
+        }
+        let started = Instant::now();
+        let mut result = structure::structure(bundle, &raw);
+        // No bundle is signed yet (the site file had to allow it), so every result says so.
+        result.model.not_for_clinical_use |= self.site.file.appliance.allow_unsigned_models;
+        timings.insert("structure", millis(started));
+        Ok((result, evidence))
+    }
+
+    async fn evidence(&self, claim: &Claim) -> Result<Vec<Instance>, Failure> {
+        let (study_id, revision) = (claim.study_id, claim.revision);
+        self.ledger
+            .read(move |reader| jobs::instances(reader, study_id, revision))
+            .await
+            .map_err(|error| Failure::passing(&error))
+    }
+
+    /// A model that could not run still speaks, unless the site wants silence: an SR that is
+    /// PARTIAL and gives the reason. The job is failed either way, kept and shown.
+    async fn make_failed_outputs(
+        &self,
+        claim: &Claim,
+        reason: String,
+        timings: &mut BTreeMap<&'static str, u64>,
+    ) -> Result<Ended, Failure> {
+        let Some(bundle) = self.bundles.get(&claim.model) else {
+            return Ok(Ended { outcome: None, error: Some(reason), made: None, timings: BTreeMap::new() });
+        };
+        let evidence = self.evidence(claim).await?;
+        let mut model = structure::identity(bundle);
+        model.not_for_clinical_use |= self.site.file.appliance.allow_unsigned_models;
+        let result = ModelResult {
+            model,
+            // The reason may name files of this box; the peers get the fact, the admin page the why.
+            completeness: Completeness::NotRun("the model could not be run".into()),
+            findings: Vec::new(),
+            examined: Vec::new(),
+        };
+        self.make_outputs(claim, result, evidence, Some(reason), timings).await
+    }
+
+    async fn make_outputs(
+        &self,
+        claim: &Claim,
+        result: ModelResult,
+        evidence: Vec<Instance>,
+        error: Option<String>,
+        timings: &mut BTreeMap<&'static str, u64>,
+    ) -> Result<Ended, Failure> {
+        let not_run = match &result.completeness {
+            Completeness::NotRun(reason) => Some(reason.clone()),
+            _ => None,
+        };
+        let error = error.or_else(|| not_run.clone());
+        if not_run.is_some() && self.site.file.deliver.failed_run == FailedRun::None {
+            return Ok(Ended { outcome: Some(result), error, made: None, timings: BTreeMap::new() });
+        }
+        let started = Instant::now();
+        let draft = report::draft(&result, claim.revision);
+        if let Some(rejected) = &draft.rejected {
+            tracing::error!(study = claim.study_key, reason = %rejected, "the draft's text was rejected and replaced");
+        }
+        timings.insert("report", millis(started));
+        let started = Instant::now();
+        let context = self.context(claim, result, evidence, draft).await?;
+        let this = self.clone();
+        let destinations: Vec<String> = claim.deliver.keys().cloned().collect();
+        let made = tokio::task::spawn_blocking(move || this.write_outputs(context, &destinations))
+            .await
+            .map_err(|_| Failure::lasting("building the outputs failed in the code that does it"))??;
+        timings.insert("build", millis(started));
+        Ok(Ended {
+            outcome: Some(made.context.result.clone()),
+            error,
+            made: Some(made),
+            timings: BTreeMap::new(),
+        })
+    }
+
+    /// Builds SR and messages and puts them on disk. Blocking.
+    fn write_outputs(&self, context: ResultContext, destinations: &[String]) -> Result<Made, Failure> {
+        let sr = sr::build(&context).map_err(|error| Failure::lasting(chain(&error)))?;
+        let sr_file = self.results.keep(&sr, "dcm").map_err(|error| Failure::passing(&error))?;
+        let mut oru_files = BTreeMap::new();
+        for name in destinations {
+            let settings =
+                self.site.destination(name).and_then(|found| sender::oru_settings(&self.site, found));
+            if let Some(settings) = settings {
+                let message =
+                    hl7::build_oru(&context, &settings).map_err(|error| Failure::lasting(chain(&error)))?;
+                let file =
+                    self.results.keep(message.as_bytes(), "hl7").map_err(|error| Failure::passing(&error))?;
+                oru_files.insert(name.clone(), file);
+            }
+        }
+        Ok(Made { context, sr_file, oru_files })
+    }
+
+    async fn context(
+        &self,
+        claim: &Claim,
+        result: ModelResult,
+        evidence: Vec<Instance>,
+        draft: report::Draft,
+    ) -> Result<ResultContext, Failure> {
+        let first = evidence.first().ok_or_else(|| Failure::lasting("the revision has no instance"))?;
+        let (objects, object) = (self.objects.clone(), first.object.clone());
+        let header = tokio::task::spawn_blocking(move || {
+            objects.read(&object).map(|(receipt, file, length)| {
+                header::scan(file, length, &receipt.transfer_syntax).0.study_header()
+            })
+        })
+        .await
+        .map_err(|_| Failure::lasting("reading the study's header failed in the code that does it"))?
+        .map_err(|error| Failure::passing(&error))?;
+        let (study_id, model) = (claim.study_id, claim.model.clone());
+        let predecessor = self
+            .ledger
+            .read(move |reader| jobs::predecessor(reader, study_id, &model))
+            .await
+            .map_err(|error| Failure::passing(&error))?;
+        let device = device(&self.site, &self.identity);
+        let evidence = evidence.into_iter().map(|instance| instance.reference).collect();
+        let ids = result_ids(&device, claim, &result);
+        Ok(ResultContext {
+            device,
+            header,
+            study_uid: claim.study_uid.clone(),
+            revision: claim.revision,
+            evidence,
+            completion_note: claim.verdict.clone(),
+            result,
+            findings_text: draft.findings,
+            impression_text: draft.impression,
+            // A result that is made again after a crash must not name itself as its predecessor.
+            predecessor: predecessor.filter(|earlier| earlier.sop_instance_uid != ids.sr_instance_uid),
+            ids,
+        })
+    }
+}
+
+fn millis(since: Instant) -> u64 {
+    since.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// This box, as results name it.
+pub fn device(site: &Site, identity: &DeviceIdentity) -> Device {
+    Device {
+        uid: identity.device_uid(),
+        station: site.file.appliance.name.clone(),
+        manufacturer: "Lightbox project".into(),
+        model: "Lightbox".into(),
+        serial: identity.fingerprint(),
+        software: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+/// Identifiers of a result: from device, study, revision, model and content, so that making it again
+/// after a crash makes the same objects; the time is the job's first claim, fixed in the ledger.
+fn result_ids(device: &Device, claim: &Claim, result: &ModelResult) -> ResultIds {
+    let study = claim.study_uid.expose();
+    let content = serde_json::to_string(&(&result.findings, &result.completeness, &result.examined))
+        .unwrap_or_default();
+    let base = [device.uid.as_str(), study, &claim.revision.to_string(), &result.model.digest, &content];
+    let digest = |purpose: &str, parts: &[&str]| -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        for part in std::iter::once(&purpose).chain(parts) {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.finalize().into()
+    };
+    ResultIds {
+        series_uid: Phi::new(uid_from_digest(&digest("series", &base))),
+        sr_instance_uid: Phi::new(uid_from_digest(&digest("sr", &base))),
+        tracking_uids: result
+            .findings
+            .iter()
+            .map(|finding| uid_from_digest(&digest("tracking", &tracking(study, result, finding))))
+            .collect(),
+        message_control_id: hex(&digest("message", &base)[..10]),
+        filler_order_number: hex(&digest("order", &[&device.uid, study, &result.model.id])[..8]),
+        created_ms: claim.started_ms,
+    }
+}
+
+/// A finding keeps its tracking UID over the revisions of a study for as long as model, label and
+/// place stay the same.
+fn tracking<'a>(study: &'a str, result: &'a ModelResult, finding: &'a Finding) -> [&'a str; 5] {
+    [
+        study,
+        &result.model.digest,
+        &finding.label,
+        finding.source.instance.sop_instance_uid.expose(),
+        &finding.tracking_id,
+    ]
+}

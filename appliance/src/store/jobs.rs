@@ -1,0 +1,313 @@
+//! Jobs in the ledger: claimed under a lease, and ended in one transaction with what they made.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::{Value, json};
+
+use super::ledger::{LedgerError, Writer};
+use super::objects::ObjectId;
+use crate::audit::{Event, EventKind, Outcome};
+use crate::deliver::context::{Predecessor, ResultContext};
+use crate::finding::{InstanceRef, ModelResult};
+use crate::job::{DeliveryState, JobState, State, StudyState};
+use crate::phi::Phi;
+
+/// A job that this process holds.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Row of the job.
+    pub id: i64,
+    /// Row of the study.
+    pub study_id: i64,
+    /// Key of the study, for logs.
+    pub study_key: String,
+    /// Study Instance UID.
+    pub study_uid: Phi<String>,
+    /// Revision of the study.
+    pub revision: u32,
+    /// Model, as the site file names it.
+    pub model: String,
+    /// Series that the model gets.
+    pub series: Vec<Phi<String>>,
+    /// Destinations; true where the result is sent, false in shadow mode.
+    pub deliver: BTreeMap<String, bool>,
+    /// Tries, this one included.
+    pub attempts: u32,
+    /// When it was first claimed: the time that its results carry.
+    pub started_ms: i64,
+    /// How the study was judged complete.
+    pub verdict: String,
+}
+
+/// An instance of a revision.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Its identifiers.
+    pub reference: InstanceRef,
+    /// Its object.
+    pub object: ObjectId,
+    /// Whether its structure was sound when it came in.
+    pub readable: bool,
+}
+
+/// Claims the next job that is due, oldest study first, until `lease_until`.
+pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<Claim>, LedgerError> {
+    let (tx, now) = (writer.tx(), writer.now_ms());
+    let due: Option<i64> = tx
+        .prepare_cached(
+            "SELECT id FROM jobs WHERE state = ?1 AND next_at <= ?2 ORDER BY created_at, id LIMIT 1",
+        )?
+        .query_row(params![JobState::Waiting.as_str(), now], |row| row.get(0))
+        .optional()?;
+    let Some(id) = due else { return Ok(None) };
+    move_to(writer, id, JobState::Running)?;
+    tx.prepare_cached(
+        "UPDATE jobs SET owner = ?2, lease_until = ?3, attempts = attempts + 1,
+            started_at = coalesce(started_at, ?4) WHERE id = ?1",
+    )?
+    .execute(params![id, owner, now + lease_ms, now])?;
+    let claim = tx
+        .prepare_cached(
+            "SELECT j.study_id, s.key, s.study_uid, j.revision, j.model, j.series, j.deliver, j.attempts,
+                j.started_at, r.verdict
+             FROM jobs j JOIN studies s ON s.id = j.study_id
+                JOIN revisions r ON r.study_id = j.study_id AND r.revision = j.revision
+             WHERE j.id = ?1",
+        )?
+        .query_row([id], |row| {
+            let series: Vec<String> = from_json(&row.get::<_, String>(5)?);
+            let deliver: BTreeMap<String, String> = from_json(&row.get::<_, String>(6)?);
+            Ok(Claim {
+                id,
+                study_id: row.get(0)?,
+                study_key: row.get(1)?,
+                study_uid: Phi::new(row.get(2)?),
+                revision: row.get(3)?,
+                model: row.get(4)?,
+                series: series.into_iter().map(Phi::new).collect(),
+                deliver: deliver.into_iter().map(|(name, mode)| (name, mode == "assist")).collect(),
+                attempts: row.get(7)?,
+                started_ms: row.get(8)?,
+                verdict: row.get(9)?,
+            })
+        })?;
+    Ok(Some(claim))
+}
+
+/// JSON that this process wrote; anything else reads as empty.
+fn from_json<T: serde::de::DeserializeOwned + Default>(text: &str) -> T {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+fn move_to(writer: &Writer<'_>, id: i64, next: JobState) -> Result<(), LedgerError> {
+    let tx = writer.tx();
+    let now: String =
+        tx.prepare_cached("SELECT state FROM jobs WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
+    match JobState::parse(&now) {
+        Some(state) if state.may_become(next) => {
+            tx.prepare_cached("UPDATE jobs SET state = ?2 WHERE id = ?1")?
+                .execute(params![id, next.as_str()])?;
+            Ok(())
+        }
+        _ => Err(LedgerError::Illegal(format!("a job cannot go from {now} to {}", next.as_str()))),
+    }
+}
+
+/// Gives back what earlier starts of the daemon held, and what ran out of its lease. Called with
+/// the data folder's lock held, so no other daemon can be at work on it.
+pub fn reclaim(writer: &Writer<'_>, owner: &str) -> Result<usize, LedgerError> {
+    let held: Vec<i64> = writer
+        .tx()
+        .prepare("SELECT id FROM jobs WHERE state = ?1 AND (owner != ?2 OR lease_until < ?3)")?
+        .query_map(params![JobState::Running.as_str(), owner, writer.now_ms()], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for id in &held {
+        move_to(writer, *id, JobState::Waiting)?;
+    }
+    Ok(held.len())
+}
+
+/// The instances of a study up to a revision, in the order of their objects' names, which depends
+/// on nothing but their content.
+pub fn instances(reader: &Connection, study_id: i64, revision: u32) -> Result<Vec<Instance>, LedgerError> {
+    let mut statement = reader.prepare_cached(
+        "SELECT series_uid, sop_class_uid, sop_instance_uid, modality, frames, object, state FROM instances
+         WHERE study_id = ?1 AND revision <= ?2 AND state != 'conflict' ORDER BY object",
+    )?;
+    let rows = statement.query_map(params![study_id, revision], |row| {
+        let reference = InstanceRef {
+            series_uid: Phi::new(row.get(0)?),
+            sop_class_uid: row.get(1)?,
+            sop_instance_uid: Phi::new(row.get(2)?),
+            modality: row.get(3)?,
+            frames: row.get(4)?,
+        };
+        Ok((reference, row.get::<_, String>(5)?, row.get::<_, String>(6)?))
+    })?;
+    let mut found = Vec::new();
+    for row in rows {
+        let (reference, object, state) = row?;
+        let object = ObjectId::parse(&object).ok_or(LedgerError::NotFound("object of that name"))?;
+        found.push(Instance { reference, object, readable: state == "kept" });
+    }
+    Ok(found)
+}
+
+/// The document that a new result of this model on this study replaces.
+pub fn predecessor(
+    reader: &Connection,
+    study_id: i64,
+    model: &str,
+) -> Result<Option<Predecessor>, LedgerError> {
+    Ok(reader
+        .prepare_cached(
+            "SELECT sr_series_uid, sr_instance_uid FROM results WHERE study_id = ?1 AND model = ?2
+             ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row(params![study_id, model], |row| {
+            Ok(Predecessor { series_uid: Phi::new(row.get(0)?), sop_instance_uid: Phi::new(row.get(1)?) })
+        })
+        .optional()?)
+}
+
+/// The outputs of a job, already on disk.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// What they were made of.
+    pub context: ResultContext,
+    /// File of the SR.
+    pub sr_file: String,
+    /// Files of the ORU messages, by destination.
+    pub oru_files: BTreeMap<String, String>,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What the model said, if it was asked.
+    pub outcome: Option<ModelResult>,
+    /// Why it failed, without patient data; `None` when it did not.
+    pub error: Option<String>,
+    /// The outputs, where there are any.
+    pub made: Option<Made>,
+    /// Milliseconds by stage.
+    pub timings: BTreeMap<&'static str, u64>,
+}
+
+/// Ends a job: its state, its result, the deliveries, the study's state and the audit records, all
+/// or nothing.
+pub fn end(writer: &Writer<'_>, claim: &Claim, ended: &Ended) -> Result<(), LedgerError> {
+    let (tx, now) = (writer.tx(), writer.now_ms());
+    let next = if ended.error.is_some() { JobState::Failed } else { JobState::Done };
+    move_to(writer, claim.id, next)?;
+    let digest = ended.outcome.as_ref().map(|outcome| outcome.model.digest.as_str());
+    tx.prepare_cached(
+        "UPDATE jobs SET owner = NULL, lease_until = NULL, finished_at = ?2, model_digest = ?3, timings = ?4,
+            error = ?5, outcome = ?6 WHERE id = ?1",
+    )?
+    .execute(params![
+        claim.id,
+        now,
+        digest,
+        json!(ended.timings).to_string(),
+        ended.error,
+        ended.outcome.as_ref().map(|outcome| json!(outcome).to_string()),
+    ])?;
+    writer.audit(
+        &Event::new(EventKind::InferenceRun, claim.study_key.as_str(), inference_detail(claim, ended))
+            .with_outcome(if ended.error.is_some() { Outcome::Serious } else { Outcome::Success }),
+    )?;
+    if let Some(made) = &ended.made {
+        keep_result(writer, claim, made)?;
+    }
+    // The study is done when the last job of its last closed revision is; a late image may have
+    // opened the next one meanwhile.
+    tx.prepare_cached(
+        "UPDATE studies SET state = ?2 WHERE id = ?1 AND state = ?3 AND NOT EXISTS (
+            SELECT 1 FROM jobs WHERE study_id = ?1 AND state IN (?4, ?5))",
+    )?
+    .execute(params![
+        claim.study_id,
+        StudyState::Done.as_str(),
+        StudyState::Processing.as_str(),
+        JobState::Waiting.as_str(),
+        JobState::Running.as_str()
+    ])?;
+    Ok(())
+}
+
+fn inference_detail(claim: &Claim, ended: &Ended) -> Value {
+    use sha2::{Digest, Sha256};
+    let output = ended
+        .outcome
+        .as_ref()
+        .map(|outcome| crate::audit::chain::hex(&Sha256::digest(json!(outcome).to_string().as_bytes())));
+    json!({
+        "revision": claim.revision,
+        "model": claim.model,
+        "model_digest": ended.outcome.as_ref().map(|outcome| &outcome.model.digest),
+        "output_digest": output,
+        "findings": ended.outcome.as_ref().map(|outcome| outcome.findings.len()),
+        "error": ended.error,
+    })
+}
+
+fn keep_result(writer: &Writer<'_>, claim: &Claim, made: &Made) -> Result<(), LedgerError> {
+    let (tx, now) = (writer.tx(), writer.now_ms());
+    let ids = &made.context.ids;
+    // A job that is replayed and comes to the same content has the same UIDs: then its result is
+    // already there, and so are its deliveries.
+    let inserted = tx
+        .prepare_cached(
+            "INSERT INTO results (job_id, study_id, revision, model, sr_series_uid, sr_instance_uid,
+                message_control_id, sr_file, oru_files, context, created_at)
+             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11) ON CONFLICT (sr_instance_uid) DO NOTHING",
+        )?
+        .execute(params![
+            claim.id,
+            claim.study_id,
+            claim.revision,
+            claim.model,
+            ids.series_uid.expose(),
+            ids.sr_instance_uid.expose(),
+            ids.message_control_id,
+            made.sr_file,
+            json!(made.oru_files).to_string(),
+            json!(made.context).to_string(),
+            now,
+        ])?;
+    if inserted == 0 {
+        return Ok(());
+    }
+    let result_id = tx.last_insert_rowid();
+    for (destination, send) in &claim.deliver {
+        let state = if *send { DeliveryState::Queued } else { DeliveryState::Held };
+        tx.prepare_cached(
+            "INSERT INTO deliveries (result_id, destination, state, queued_at, next_at) VALUES (?1,?2,?3,?4,?4)",
+        )?
+        .execute(params![result_id, destination, state.as_str(), now])?;
+    }
+    writer.audit(&Event::new(
+        EventKind::ResultMade,
+        claim.study_key.as_str(),
+        json!({
+            "revision": claim.revision,
+            "model": claim.model,
+            "sr": made.sr_file,
+            "destinations": claim.deliver,
+        }),
+    ))
+}
+
+/// Puts a job back for another try at `next_ms`.
+pub fn retry(writer: &Writer<'_>, claim: &Claim, reason: &str, next_ms: i64) -> Result<(), LedgerError> {
+    move_to(writer, claim.id, JobState::Waiting)?;
+    writer
+        .tx()
+        .prepare_cached(
+            "UPDATE jobs SET owner = NULL, lease_until = NULL, next_at = ?2, error = ?3 WHERE id = ?1",
+        )?
+        .execute(params![claim.id, next_ms, reason])?;
+    Ok(())
+}
