@@ -1,8 +1,10 @@
 //! Lightbox: an imaging-AI appliance. See `ARCHITECTURE.md` for the way of a study through it.
 
 pub mod audit;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod deliver;
 pub mod dicom;
 pub mod finding;

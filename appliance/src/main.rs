@@ -1,2 +1,51 @@
-//! Skeleton.
-fn main() {}
+//! The `lightbox` command: one binary for the daemon and for everything that is done beside it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lightbox::cli::{conformance, phantom, rules, send, serve, site};
+use lightbox::config::EXIT_BAD_SITE_FILE;
+use lightbox_provisioning::site::SiteError;
+
+/// Imaging-AI appliance: receives studies by DICOM TLS, runs models on them, and sends preliminary
+/// results to the PACS (DICOM SR) and the RIS (HL7).
+///
+/// First steps: `lightbox demo` shows the whole line on this machine. `lightbox site example` prints
+/// a site file to start from, `lightbox site check FILE` says what is wrong with it, and `lightbox
+/// serve --site FILE` runs the daemon. `lightbox studies` and `lightbox queue` show where each study
+/// and each result is, and why.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Serve(serve::Args),
+    Site(site::Args),
+    Rules(rules::Args),
+    Send(send::Args),
+    Phantom(phantom::Args),
+    Conformance(conformance::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Serve(args) => args.run(),
+        Verb::Site(args) => args.run(),
+        Verb::Rules(args) => args.run(),
+        Verb::Send(args) => args.run(),
+        Verb::Phantom(args) => args.run(),
+        Verb::Conformance(args) => args.run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("lightbox: {}", serve::explain(&error));
+            let bad_site = error.chain().any(|cause| cause.is::<SiteError>());
+            if bad_site { ExitCode::from(EXIT_BAD_SITE_FILE) } else { ExitCode::FAILURE }
+        }
+    }
+}

@@ -135,7 +135,7 @@ impl Queue {
                 count("later");
                 let mut chance = [0];
                 // Without random numbers the waits are still right, only not spread.
-                drop(getrandom::fill(&mut chance));
+                let _ = getrandom::fill(&mut chance);
                 let wait = self.backoff.wait(claim.attempts, chance[0]);
                 tracing::warn!(
                     study,

@@ -4,6 +4,7 @@ pub mod association;
 pub mod charset;
 pub mod dimse;
 pub mod header;
+pub mod part_ten;
 pub mod services;
 pub mod status;
 pub mod tls;

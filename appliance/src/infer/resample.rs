@@ -22,7 +22,7 @@ pub(super) fn resample(
     }
     let across = taps(columns, new_columns, interpolation);
     let down = taps(rows, new_rows, interpolation);
-    let mut wide = Vec::with_capacity(rows * new_columns * channels);
+    let mut wide: Vec<f32> = Vec::with_capacity(rows * new_columns * channels);
     for row in values.chunks_exact(columns * channels) {
         for taps in &across {
             for channel in 0..channels {

@@ -11,16 +11,17 @@
 //! this module's own business.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dicom_object::meta::{FileMetaTable, FileMetaTableBuilder};
+use dicom_object::meta::FileMetaTableBuilder;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::dicom::part_ten::{self, PartTenError};
 use crate::dicom::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 use crate::phi::Phi;
 
@@ -203,43 +204,28 @@ impl Objects {
     /// Opens an object: how it came in, a reader that stands at its data set, and the data set's
     /// length.
     pub fn read(&self, id: &ObjectId) -> Result<(Receipt, File, u64), ObjectError> {
-        read_part_ten(&self.path(id))
+        let part_ten = part_ten::open(&self.path(id)).map_err(|error| match error {
+            PartTenError::Read(source) => io_error("opening an object")(source),
+            PartTenError::NotPartTen => ObjectError::Damaged,
+        })?;
+        let meta = &part_ten.meta;
+        let private: PrivateInformation = meta
+            .private_information
+            .as_deref()
+            .and_then(|bytes| serde_json::from_slice(trim_padding(bytes)).ok())
+            .ok_or(ObjectError::Damaged)?;
+        let text = |value: Option<&str>| value.unwrap_or_default().trim().to_owned();
+        let receipt = Receipt {
+            sop_class_uid: meta.media_storage_sop_class_uid().to_owned(),
+            sop_instance_uid: Phi::new(meta.media_storage_sop_instance_uid().to_owned()),
+            transfer_syntax: meta.transfer_syntax().to_owned(),
+            calling_ae: text(meta.source_application_entity_title()),
+            called_ae: text(meta.receiving_application_entity_title()),
+            peer: private.peer,
+            received_ms: private.received_ms,
+        };
+        Ok((receipt, part_ten.file, part_ten.length))
     }
-}
-
-fn read_part_ten(path: &Path) -> Result<(Receipt, File, u64), ObjectError> {
-    let mut file = File::open(path).map_err(io_error("opening an object"))?;
-    let length = file.metadata().map_err(io_error("opening an object"))?.len();
-    let mut head = [0; 144];
-    file.read_exact(&mut head).map_err(|_| ObjectError::Damaged)?;
-    // Preamble, "DICM", and (0002,0000) with its length: we wrote it, so it is UL, 4 bytes.
-    if &head[128..132] != b"DICM" || head[132..140] != [2, 0, 0, 0, b'U', b'L', 4, 0] {
-        return Err(ObjectError::Damaged);
-    }
-    let group = u64::from(u32::from_le_bytes([head[140], head[141], head[142], head[143]]));
-    let data_set_at = 144 + group;
-    if data_set_at > length || group > 64 * 1024 {
-        return Err(ObjectError::Damaged);
-    }
-    file.seek(SeekFrom::Start(128)).map_err(io_error("reading an object"))?;
-    let meta = FileMetaTable::from_reader((&file).take(16 + group)).map_err(|_| ObjectError::Damaged)?;
-    let private: PrivateInformation = meta
-        .private_information
-        .as_deref()
-        .and_then(|bytes| serde_json::from_slice(trim_padding(bytes)).ok())
-        .ok_or(ObjectError::Damaged)?;
-    let text = |value: Option<&str>| value.unwrap_or_default().trim().to_owned();
-    let receipt = Receipt {
-        sop_class_uid: meta.media_storage_sop_class_uid().to_owned(),
-        sop_instance_uid: Phi::new(meta.media_storage_sop_instance_uid().to_owned()),
-        transfer_syntax: meta.transfer_syntax().to_owned(),
-        calling_ae: text(meta.source_application_entity_title()),
-        called_ae: text(meta.receiving_application_entity_title()),
-        peer: private.peer,
-        received_ms: private.received_ms,
-    };
-    file.seek(SeekFrom::Start(data_set_at)).map_err(io_error("reading an object"))?;
-    Ok((receipt, file, length - data_set_at))
 }
 
 fn trim_padding(bytes: &[u8]) -> &[u8] {
@@ -367,6 +353,8 @@ impl Finished {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     fn receipt() -> Receipt {

@@ -1,0 +1,100 @@
+//! `lightbox conformance`: the DICOM conformance statement's tables, from the code that decides.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use crate::dicom::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, services};
+
+/// Print the DICOM conformance statement (Markdown), made from what the code accepts.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+impl Args {
+    /// Prints it.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        print!("{}", statement());
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The statement, in the order of PS3.2 Annex N as far as there is something to state yet.
+pub fn statement() -> String {
+    let mut out = String::from(
+        "# DICOM conformance statement\n\nGenerated from the source by `lightbox conformance`; a test keeps it true.\n\n",
+    );
+    let _ = write!(
+        out,
+        "## 1 Overview\n\n\
+         Lightbox receives studies by C-STORE, runs imaging-AI models on them, and sends the results as\n\
+         Comprehensive 3D SR (TID 1500) by C-STORE.\n\n\
+         | service | SCU | SCP |\n|---|---|---|\n\
+         | Verification ({}) | no | yes |\n\
+         | Storage, all standard and private storage SOP classes | no | yes |\n\
+         | Storage, Comprehensive 3D SR ({}) | yes | yes |\n\n\
+         `lightbox send` is a Storage SCU for every SOP class, for trying things.\n\n\
+         ## 1.1.1 Structured reports created\n\n\
+         | SOP class | root template |\n|---|---|\n| Comprehensive 3D SR | TID 1500 Measurement Report |\n\n\
+         Completion Flag COMPLETE (PARTIAL where a model could not examine everything), Verification Flag\n\
+         UNVERIFIED, Preliminary Flag PRELIMINARY. Nothing is ever marked verified or final.\n\n",
+        services::VERIFICATION,
+        services::COMPREHENSIVE_3D_SR,
+    );
+    let _ = write!(
+        out,
+        "## 1.7 Character sets\n\n\
+         Patient and study attributes are copied byte for byte with their Specific Character Set, so every\n\
+         character set is supported in DICOM. For HL7 they are decoded from: ISO IR 6, 13, 100, 101, 109, 110,\n\
+         126, 127, 138, 144, 148, 166, 192, GB18030, GBK, and ISO 2022 IR 6, 13, 58, 87, 100 to 166, 149, 159.\n\n\
+         ## 7 Network details\n\n\
+         | attribute | value |\n|---|---|\n\
+         | Application Context | {} |\n| Implementation Class UID | {IMPLEMENTATION_CLASS_UID} |\n\
+         | Implementation Version Name | {IMPLEMENTATION_VERSION_NAME} |\n\
+         | Maximum PDU length | 131072 by default (`dicom.max_pdu_bytes`) |\n\
+         | Asynchronous operations | not negotiated |\n| SCP/SCU role selection | not negotiated |\n\n",
+        crate::dicom::association::APPLICATION_CONTEXT,
+    );
+    out.push_str(
+        "### Associations accepted\n\n\
+         An abstract syntax is accepted if it is Verification, any UID under 1.2.840.10008.5.1.4.1.1, one of the\n\
+         non-patient storage classes, or a private UID. Of the transfer syntaxes of a context the first that is\n\
+         in this table is accepted; data sets are kept as they come, without conversion.\n\n\
+         | transfer syntax | UID |\n|---|---|\n",
+    );
+    for (uid, name) in services::transfer_syntaxes() {
+        let _ = writeln!(out, "| {name} | {uid} |");
+    }
+    out.push_str(
+        "\n### Rejections\n\n\
+         | result/source/reason | when |\n|---|---|\n\
+         | 1/1/2 | the application context is not DICOM's |\n\
+         | 1/1/3 | the calling AE title does not belong to the certificate, or may not send |\n\
+         | 1/1/7 | the called AE title is not ours |\n\
+         | 1/2/2 | the protocol version is not 1 |\n\
+         | 2/3/2 | more associations than `dicom.max_associations` |\n\n\
+         ### C-STORE response status\n\n\
+         | status | meaning |\n|---|---|\n\
+         | 0000 | the instance and its ledger entry are on disk; also for an identical instance received before, and for another instance under a known UID, which is kept beside the first and flagged |\n\
+         | A700 | out of resources: the disk is full, nothing was kept |\n\
+         | A900 | SOP class or instance UID of the data set differ from the request |\n\
+         | C000 | the data set has no usable study or series UID |\n\
+         | 0110 | storing failed, nothing was acknowledged |\n\
+         | 0122 | the SOP class does not fit the presentation context |\n\n\
+         ## 8 Security\n\n\
+         TLS 1.2 and 1.3 by the BCP 195 RFC 8996, 9325 Secure Transport Connection Profile (PS3.15 B.12), with a\n\
+         client certificate required, on a port of its own. Calling AE titles are bound to certificates. DICOM\n\
+         without TLS is off unless the site file turns it on. User identity negotiation is not supported.\n",
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_committed_statement_is_what_the_source_says() {
+        assert_eq!(
+            include_str!("../../../CONFORMANCE.md"),
+            super::statement(),
+            "run `./justw generate` and commit CONFORMANCE.md"
+        );
+    }
+}
