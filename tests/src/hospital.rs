@@ -71,6 +71,7 @@ impl Hospital {
             key: folder.join(format!("{name}.key")),
             sha256: made.sha256.clone(),
         };
+        assert!(!identity.key.exists(), "there is already a certificate called {name}");
         fs::write(&identity.certificate, &made.certificate_pem).expect("written");
         fs::write(&identity.key, &made.key_pem).expect("written");
         identity

@@ -24,8 +24,8 @@ fn truth(phantom: &Phantom, tiers: &[&str]) -> Vec<Disk> {
         .iter()
         .filter(|disk| tiers.contains(&disk["tier"].as_str().expect("a tier")))
         .map(|disk| Disk {
-            column: number(&disk["centre"][0]),
-            row: number(&disk["centre"][1]),
+            column: number(&disk["column"]),
+            row: number(&disk["row"]),
             size_mm: number(&disk["diameter_mm"]),
             source: disk["sop_instance_uid"].as_str().expect("a UID").to_owned(),
         })
@@ -72,7 +72,7 @@ fn every_disk_is_found_where_it_is_and_none_is_invented() {
         let (expected, mut found) = (truth(&phantom, &["reported", "flagged"]), reported(&read));
         assert!(!expected.is_empty());
         assert_eq!(found.len(), expected.len(), "{kind} {seed}: expected {expected:?}\nfound {found:?}");
-        let spacing = number(&phantom.truth["pixel_spacing_mm"][0]);
+        let spacing = number(&phantom.truth["row_mm"]);
         for disk in &expected {
             let near = |one: &Disk| {
                 one.source == disk.source

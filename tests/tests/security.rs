@@ -103,8 +103,9 @@ fn tls_1_1_is_refused_by_an_alert() {
     let scene = scene();
     let offer = ["-tls1_1", "-cipher", "ALL@SECLEVEL=0"];
     let said = openssl(scene.daemon.dicom, &offer, Some(scene.modality.identity()));
-    // 70 is protocol_version. A client that refused itself would have got no alert at all.
-    assert_eq!(alert(&said), Some(70), "{}", said.all());
+    // protocol_version, or handshake_failure (rustls looks first for what only TLS 1.2 offers). A client
+    // that refused itself would have got no alert at all.
+    assert!(matches!(alert(&said), Some(70 | 40)), "{}", said.all());
     scene.one_refusal_is_audited();
 }
 
@@ -159,8 +160,7 @@ fn pinned_certificates_of_the_kinds_that_pacs_have_work() {
     let daemon = Daemon::start(&site);
     let mut wrong = Vec::new();
     for (name, identity) in kinds {
-        let mut sender = Storescu::new(&hospital, &name.to_uppercase());
-        sender.identity = Some(identity);
+        let sender = Storescu::with(&hospital, &name.to_uppercase(), identity);
         let sent = sender.send(daemon.dicom, &[], &[sample("CT_small.dcm")]);
         if sent.acknowledged.is_empty() {
             wrong.push(format!("{name}: {}", sent.said.all()));

@@ -34,10 +34,15 @@ pub struct Sent {
 impl Storescu {
     /// A sender with a certificate that the site's authority issued.
     pub fn new(hospital: &Hospital, ae_title: &str) -> Self {
+        Self::with(hospital, ae_title, hospital.issue(&ae_title.to_lowercase()))
+    }
+
+    /// A sender with this certificate.
+    pub fn with(hospital: &Hospital, ae_title: &str, identity: Identity) -> Self {
         Storescu {
             ae_title: ae_title.into(),
             called: AE_TITLE.into(),
-            identity: Some(hospital.issue(&ae_title.to_lowercase())),
+            identity: Some(identity),
             ca: hospital.ca(),
         }
     }
