@@ -57,3 +57,7 @@ soak KILLS="200" SEED="": parts peers
 # What continuous integration runs.
 ci:
     bash .ci/run
+
+# SLOW, by hand: fuzzes one parser of peers' bytes for SECONDS (targets: appliance/fuzz/README.md).
+fuzz TARGET SECONDS="60":
+    scripts/fuzz.sh {{ TARGET }} {{ SECONDS }}

@@ -57,9 +57,7 @@ pub enum StartError {
         what: String,
     },
     /// Another daemon has the data folder.
-    #[error(
-        "appliance.data_dir {path} is in use by another daemon; remedy: stop it, or name another folder"
-    )]
+    #[error("appliance.data_dir {path} is in use by another daemon; remedy: stop it, or name another folder")]
     Locked {
         /// The folder.
         path: PathBuf,
@@ -152,7 +150,8 @@ fn lock(data_dir: &Path) -> Result<Flock<File>, StartError> {
 }
 
 async fn bind(key: &'static str, address: &str) -> Result<(TcpListener, String), StartError> {
-    let port = |error: std::io::Error| StartError::Port { key, address: address.to_owned(), kind: error.kind() };
+    let port =
+        |error: std::io::Error| StartError::Port { key, address: address.to_owned(), kind: error.kind() };
     let listener = TcpListener::bind(address).await.map_err(port)?;
     let bound = listener.local_addr().map_err(port)?.to_string();
     Ok((listener, bound))
@@ -160,7 +159,11 @@ async fn bind(key: &'static str, address: &str) -> Result<(TcpListener, String),
 
 impl Daemon {
     /// Checks everything, brings everything up, and listens.
-    pub async fn start(site: Site, clock: SharedClock, prometheus: PrometheusHandle) -> Result<Self, StartError> {
+    pub async fn start(
+        site: Site,
+        clock: SharedClock,
+        prometheus: PrometheusHandle,
+    ) -> Result<Self, StartError> {
         let config = tokio::task::spawn_blocking(move || Config::load(site))
             .await
             .map_err(|_| StartError::Interrupted)??;
@@ -230,7 +233,10 @@ impl Daemon {
             "version": env!("CARGO_PKG_VERSION"), "site": site.revision, "dicom": dicom_at, "admin": admin_at,
             "plaintext": plaintext_at,
         });
-        store.ledger.write(move |writer| writer.audit(&Event::new(EventKind::Started, station, detail))).await?;
+        store
+            .ledger
+            .write(move |writer| writer.audit(&Event::new(EventKind::Started, station, detail)))
+            .await?;
         Ok(Daemon {
             ready: Ready { ready: true, dicom: dicom_at, plaintext: plaintext_at, admin: admin_at },
             ledger: store.ledger,
@@ -243,7 +249,8 @@ impl Daemon {
     /// Stops listening, lets work under way end, and writes down that the stop was on purpose.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        let ended = tokio::time::timeout(STOP_WAIT, async { while self.tasks.join_next().await.is_some() {} });
+        let ended =
+            tokio::time::timeout(STOP_WAIT, async { while self.tasks.join_next().await.is_some() {} });
         if ended.await.is_err() {
             tracing::warn!("work under way did not end in time; the next start takes it up again");
         }

@@ -45,8 +45,9 @@ impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let Verb::Test { file, studies, calling_ae, peer } = self.verb;
         let site = Site::load(&file)?;
-        let rules = RuleSet::compile(&site).map_err(|problems| {
-            lightbox_provisioning::site::SiteError { path: site.path.clone(), problems }
+        let rules = RuleSet::compile(&site).map_err(|problems| lightbox_provisioning::site::SiteError {
+            path: site.path.clone(),
+            problems,
         })?;
         let mut found: BTreeMap<String, Vec<SeriesFacts>> = BTreeMap::new();
         let mut unread = 0;
@@ -65,7 +66,10 @@ impl Args {
         if unread > 0 {
             println!("{unread} files are no DICOM instances and were passed over");
         }
-        anyhow::ensure!(!found.is_empty(), "no DICOM instance was found; name DICOM Part 10 files or folders of them");
+        anyhow::ensure!(
+            !found.is_empty(),
+            "no DICOM instance was found; name DICOM Part 10 files or folders of them"
+        );
         for (index, series) in found.values().enumerate() {
             print_study(index + 1, series, &rules);
         }

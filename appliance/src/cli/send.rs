@@ -98,7 +98,9 @@ impl Args {
         let wait = Duration::from_secs(self.timeout);
         let stream = tokio::time::timeout(wait, TcpStream::connect(&self.to))
             .await
-            .map_err(|_| anyhow!("{}: no answer in {} s; check host, port and firewall", self.to, self.timeout))?
+            .map_err(|_| {
+                anyhow!("{}: no answer in {} s; check host, port and firewall", self.to, self.timeout)
+            })?
             .with_context(|| format!("{} cannot be reached; check host and port", self.to))?;
         stream.set_nodelay(true)?;
         if self.plaintext {
@@ -106,7 +108,8 @@ impl Args {
         }
         let known = match (&self.pin, &self.ca) {
             (Some(pin), _) => Known::Fingerprint(
-                parse_fingerprint(pin).ok_or_else(|| anyhow!("--pin: not a SHA-256 fingerprint (64 hex digits)"))?,
+                parse_fingerprint(pin)
+                    .ok_or_else(|| anyhow!("--pin: not a SHA-256 fingerprint (64 hex digits)"))?,
             ),
             (None, Some(_)) => Known::Name(self.to.rsplit_once(':').map_or("", |(host, _)| host).to_owned()),
             (None, None) => bail!("say whom to trust: --ca FILE or --pin HEX (or --plaintext, for no TLS)"),
@@ -209,7 +212,8 @@ async fn store<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(match class_of(status) {
         Class::Success | Class::Warning => None,
         _ => {
-            let comment = response.error_comment.as_ref().map(|text| text.expose().as_str()).unwrap_or_default();
+            let comment =
+                response.error_comment.as_ref().map(|text| text.expose().as_str()).unwrap_or_default();
             Some(format!("status {status:#06x} {comment}").trim_end().to_owned())
         }
     })

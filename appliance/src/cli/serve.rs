@@ -86,7 +86,8 @@ fn start_logging() -> anyhow::Result<()> {
     }
     // A panic's message may quote the bytes that it stumbled over: only its place is logged.
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map_or_else(String::new, |place| format!("{}:{}", place.file(), place.line()));
+        let place =
+            panic.location().map_or_else(String::new, |place| format!("{}:{}", place.file(), place.line()));
         tracing::error!(place, "a fault in the code was contained");
     }));
     Ok(())

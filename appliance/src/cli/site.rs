@@ -55,10 +55,14 @@ impl Args {
                     settings.dicom.listen,
                 );
                 if settings.appliance.allow_unsigned_models {
-                    println!("note: unsigned models are allowed; every result is stamped \"not for clinical use\"");
+                    println!(
+                        "note: unsigned models are allowed; every result is stamped \"not for clinical use\""
+                    );
                 }
                 if settings.dicom.allow_plaintext {
-                    println!("warning: DICOM without TLS is allowed; patient data may cross the network unencrypted");
+                    println!(
+                        "warning: DICOM without TLS is allowed; patient data may cross the network unencrypted"
+                    );
                 }
             }
             Verb::Reference => print!("{}", reference_markdown()),

@@ -5,6 +5,7 @@ pub mod context;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod hl7;
+pub mod implicit;
 pub mod mllp;
 mod notes;
 pub mod queue;

@@ -1,6 +1,6 @@
 //! Sending one result to one destination: C-STORE over TLS, or an MLLP message.
 
-use std::io::Cursor;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::hl7::OruSettings;
+use super::implicit;
 use super::mllp::{self, AckPolicy, Disposition};
 use crate::dicom::association::{Association, AssociationError, Limits};
 use crate::dicom::dimse::{C_STORE_RQ, C_STORE_RSP, Command};
-use crate::dicom::services::{COMPREHENSIVE_3D_SR, EXPLICIT_VR_LITTLE_ENDIAN};
+use crate::dicom::services::{COMPREHENSIVE_3D_SR, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
 use crate::dicom::status;
 use crate::dicom::tls::{self, Known, OwnIdentity, TlsError};
 use crate::phi::Phi;
@@ -198,7 +199,8 @@ async fn store<S: AsyncRead + AsyncWrite + Unpin>(
     let Some(data_set) = data_set_of(part_ten) else {
         return Sent::Never(Reason::plain("the SR on disk is not a Part 10 file"));
     };
-    let proposed = [(COMPREHENSIVE_3D_SR.to_owned(), vec![EXPLICIT_VR_LITTLE_ENDIAN.to_owned()])];
+    let proposed = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
+        .map(|syntax| (COMPREHENSIVE_3D_SR.to_owned(), vec![syntax.to_owned()]));
     let mut association = match Association::request(stream, calling_ae, called_ae, &proposed, limits).await {
         Ok(association) => association,
         Err(AssociationError::Rejected(rejection)) => {
@@ -207,11 +209,18 @@ async fn store<S: AsyncRead + AsyncWrite + Unpin>(
         }
         Err(error) => return Sent::Later(Reason::plain(error.to_string())),
     };
-    let Some(context) = association.context_for(COMPREHENSIVE_3D_SR, EXPLICIT_VR_LITTLE_ENDIAN) else {
-        drop(association.release().await);
-        return Sent::Never(Reason::plain(
-            "the peer does not accept Comprehensive 3D SR Storage in Explicit VR Little Endian",
-        ));
+    let explicit = association.context_for(COMPREHENSIVE_3D_SR, EXPLICIT_VR_LITTLE_ENDIAN);
+    let implicit = association.context_for(COMPREHENSIVE_3D_SR, IMPLICIT_VR_LITTLE_ENDIAN);
+    let (context, data_set) = match (explicit, implicit) {
+        (Some(context), _) => (context, Cow::Borrowed(data_set)),
+        (None, Some(context)) => match implicit::from_explicit(data_set) {
+            Some(converted) => (context, Cow::Owned(converted)),
+            None => return Sent::Never(Reason::plain("the SR on disk cannot be converted to Implicit VR")),
+        },
+        (None, None) => {
+            drop(association.release().await);
+            return Sent::Never(Reason::plain("the peer does not accept Comprehensive 3D SR Storage"));
+        }
     };
     let request = Command {
         field: C_STORE_RQ,
@@ -221,7 +230,7 @@ async fn store<S: AsyncRead + AsyncWrite + Unpin>(
         has_data_set: true,
         ..Command::default()
     };
-    match exchange_store(&mut association, context, &request, data_set).await {
+    match exchange_store(&mut association, context, &request, &data_set[..]).await {
         Ok(response) => {
             // The peer has answered; how the association ends changes nothing.
             drop(association.release().await);
@@ -275,12 +284,12 @@ fn judge(response: &Command) -> Sent {
 }
 
 /// The data set of a Part 10 file that we wrote: behind preamble, "DICM" and the meta group.
-fn data_set_of(part_ten: &[u8]) -> Option<Cursor<&[u8]>> {
+fn data_set_of(part_ten: &[u8]) -> Option<&[u8]> {
     let group: [u8; 4] = part_ten.get(140..144)?.try_into().ok()?;
     if part_ten.get(128..132)? != b"DICM" {
         return None;
     }
-    part_ten.get(144 + u32::from_le_bytes(group) as usize..).map(Cursor::new)
+    part_ten.get(144 + u32::from_le_bytes(group) as usize..)
 }
 
 /// The settings of the messages for an HL7 destination.

@@ -62,8 +62,9 @@ fn close(writer: &Writer<'_>, study: &Study, quiet_ms: i64, rules: &RuleSet) -> 
         counts
     });
     let verdict = format!(
-        "no new instance for {} s; {instances} instances in {} series",
+        "no new instance for {} s; {instances} instance{} in {} series",
         quiet_ms / 1000,
+        if instances == 1 { "" } else { "s" },
         series.len()
     );
     let evidence = json!({
