@@ -44,12 +44,7 @@ impl Daemon {
     #[track_caller]
     pub fn start(site: &Site) -> Self {
         site.write();
-        Self::start_by(Command::new(lightbox()), site)
-    }
-
-    /// The same by a command that ends in running the binary with the arguments that are added.
-    #[track_caller]
-    pub fn start_by(mut command: Command, site: &Site) -> Self {
+        let mut command = Command::new(lightbox());
         command.arg("serve").arg("--site").arg(&site.path).env("LIGHTBOX_ONNXRUNTIME", onnxruntime());
         let mut child = command
             .stdin(Stdio::null())

@@ -18,8 +18,14 @@ pub fn accept_sr(file: &Path) {
     let errors: Vec<&str> = all.lines().filter(|line| line.starts_with("Error")).collect();
     assert!(said.code == Some(0) && errors.is_empty(), "dciodvfy: {:?}\n{all}", said.code);
     let said = run(Command::new(program("dsrdump")).arg(file)).ok("dsrdump");
-    let complaints: Vec<&str> =
-        said.err.lines().filter(|line| line.starts_with("W:") || line.starts_with("E:")).collect();
+    // Debian's dcmtk cannot check the characters of Japanese sets, and says so.
+    let about_itself =
+        |line: &str| line.starts_with("W: ") && line.contains("support") && line.contains("ISO 2022 IR 87");
+    let complaints: Vec<&str> = said
+        .err
+        .lines()
+        .filter(|line| (line.starts_with("W:") || line.starts_with("E:")) && !about_itself(line))
+        .collect();
     assert!(complaints.is_empty(), "dsrdump: {complaints:?}");
 }
 

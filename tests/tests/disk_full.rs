@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lightbox_tests::command::{lightbox, program, run_lightbox};
+use lightbox_tests::command::{program, run, run_lightbox};
 use lightbox_tests::peers::storescp::Storescp;
 use lightbox_tests::peers::storescu::Storescu;
 use lightbox_tests::samples::{data_set_digest, files_below, large_sample, study_of_copies};
@@ -20,33 +20,46 @@ const LEFT_MIB: u64 = 10;
 /// Half a MiB each: more than fits.
 const IMAGES: usize = 40;
 
+/// Where the small disk is, for the test that runs inside its namespace.
+const INSIDE: &str = "LIGHTBOX_SMALL_DISK";
+
 #[test]
 fn a_full_disk_is_said_to_the_sender_and_nothing_acknowledged_is_lost() {
+    if let Some(disk) = std::env::var_os(INSIDE) {
+        return fill_and_free(Path::new(&disk));
+    }
+    // The test runs itself again in a mount namespace of its own, where the small disk is.
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut again = Command::new(program("unshare"));
+    again.arg("--mount").env(INSIDE, folder.path());
+    if !nix::unistd::geteuid().is_root() {
+        again.arg("--map-root-user");
+    }
+    again.args(["sh", "-c", "mount -t tmpfs -o \"size=$1m\" tmpfs \"$2\" && shift 2 && exec \"$@\"", "sh"]);
+    again.arg(DISK_MIB.to_string()).arg(folder.path());
+    again.arg(std::env::current_exe().expect("a test knows its own path"));
+    again.args([
+        "a_full_disk_is_said_to_the_sender_and_nothing_acknowledged_is_lost",
+        "--exact",
+        "--nocapture",
+    ]);
+    let said = run(&mut again).ok("the test on the small disk");
+    assert!(said.out.contains("1 passed"), "{}", said.all());
+}
+
+fn fill_and_free(disk: &Path) {
     let hospital = Hospital::new();
     let modality = Storescu::new(&hospital, "CT1");
     let pacs = Storescp::start(&hospital, "pacs");
-    let site = Site::new(&hospital)
+    let mut site = Site::new(&hospital)
         .sender("ct-1", "CT1", modality.identity())
         .receiver("pacs", &pacs.ae_title(), pacs.port, &pacs.identity)
-        .model("any-image", &bundle_for_any_image(&hospital));
-    let site = site.rule("all", "", &["any-image"], &["pacs"]);
-    fs::create_dir_all(&site.data_dir).expect("made");
-    site.write();
-    let mut inside = Command::new(program("unshare"));
-    inside.arg("--mount");
-    if !nix::unistd::geteuid().is_root() {
-        inside.arg("--map-root-user");
-    }
-    inside
-        .args(["sh", "-c", "mount -t tmpfs -o \"size=$1m\" tmpfs \"$2\" && shift 2 && exec \"$@\"", "sh"])
-        .arg(DISK_MIB.to_string())
-        .args([&site.data_dir, &lightbox()]);
-    let mut daemon = Daemon::start_by(inside, &site);
-    // The mount is seen through the daemon's own eyes.
-    let disk = PathBuf::from(format!("/proc/{}/root{}", daemon.pid(), site.data_dir.display()));
-    daemon.data_dir.clone_from(&disk);
+        .model("any-image", &bundle_for_any_image(&hospital))
+        .rule("all", "", &["any-image"], &["pacs"]);
+    site.data_dir = disk.join("data");
+    let mut daemon = Daemon::start(&site);
     let free = || {
-        let found = nix::sys::statvfs::statvfs(&disk).expect("the disk is there");
+        let found = nix::sys::statvfs::statvfs(disk).expect("the disk is there");
         found.blocks_available() * found.fragment_size() / (1 << 20)
     };
     assert!(free() <= DISK_MIB, "the data folder is not the small disk");
@@ -71,7 +84,7 @@ fn a_full_disk_is_said_to_the_sender_and_nothing_acknowledged_is_lost() {
 
     let digests =
         |files: &[PathBuf]| files.iter().filter_map(|file| data_set_digest(file)).collect::<BTreeSet<_>>();
-    let kept = || digests(&files_below(&disk.join("objects"), "dcm"));
+    let kept = || digests(&files_below(&site.data_dir.join("objects"), "dcm"));
     assert!(kept().is_superset(&digests(&first.acknowledged)), "an acknowledged image is not there");
 
     // Space returns.

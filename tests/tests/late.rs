@@ -54,7 +54,7 @@ fn the_same_instance_with_other_contents_is_kept_beside_and_flagged() {
     std::fs::copy(&first, &other).expect("copied");
     lightbox_tests::command::run(
         std::process::Command::new(lightbox_tests::command::program("dcmodify"))
-            .args(["-nb", "-m", "SeriesDescription=CHANGED"])
+            .args(["-nb", "-i", "SeriesDescription=CHANGED"])
             .arg(&other),
     )
     .ok("changing a copy");

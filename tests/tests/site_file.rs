@@ -40,7 +40,8 @@ fn a_good_site_file_passes_the_check() {
 #[test]
 fn each_kind_of_mistake_is_refused_with_line_key_and_remedy() {
     let hospital = Hospital::new();
-    let site = || Site::new(&hospital).phantom_detector();
+    let sound = Site::new(&hospital).phantom_detector();
+    let site = || sound.clone();
     let rule = |when: &str| {
         site().text(&format!("[[rule]]\nname = \"r\"\nmodels = [\"phantom\"]\nwhen = {when:?} # here")).toml()
     };

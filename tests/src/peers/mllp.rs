@@ -99,7 +99,9 @@ fn serve(mut stream: TcpStream, behaviour: &Mutex<Behaviour>, received: &Mutex<V
             let message = message[..message.len() - 2].to_vec();
             let text = String::from_utf8_lossy(&message).into_owned();
             received.lock().expect("whole").push(message);
-            let (code, words) = match behaviour.lock().expect("whole").clone() {
+            // Not in the match itself, which would hold the lock while hanging.
+            let now = behaviour.lock().expect("whole").clone();
+            let (code, words) = match now {
                 Behaviour::Accept => ("AA", ""),
                 Behaviour::Answer(code, words) => (code, words),
                 Behaviour::Close => return,
