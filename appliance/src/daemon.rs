@@ -30,6 +30,7 @@ use crate::dicom::tls::TlsError;
 use crate::infer;
 use crate::infer::engine::{EngineError, EngineHandle};
 use crate::infer::onnx::OnnxEngine;
+use crate::ingest::completion;
 use crate::ingest::listener::Listener;
 use crate::ingest::receive::Receiver;
 use crate::pipeline::Pipeline;
@@ -286,6 +287,7 @@ fn open_store(site: &Site, clock: SharedClock) -> Result<Store, StartError> {
     }
     let owner = ledger.boot().to_owned();
     let (jobs, deliveries) = ledger.write_blocking(move |writer| {
+        completion::restart_timers(writer)?;
         Ok((jobs::reclaim(writer, &owner)?, deliveries::reclaim(writer, &owner)?))
     })?;
     if jobs + deliveries > 0 {

@@ -68,16 +68,45 @@ pub struct Pipeline {
 /// Why a job failed, and whether trying again can help.
 struct Failure {
     reason: String,
-    passing: bool,
+    cause: Cause,
+}
+
+/// What is written down of a job that was run.
+#[derive(Clone)]
+enum End {
+    Ended(Box<Ended>),
+    Again { reason: String, next_ms: i64 },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The study, the model or the site file: trying again changes nothing.
+    Lasting,
+    /// The engine: a few tries.
+    Engine,
+    /// This box's disk or ledger: the study is not at fault, so it waits until there is room again.
+    Box,
 }
 
 impl Failure {
     fn lasting(reason: impl Into<String>) -> Self {
-        Failure { reason: reason.into(), passing: false }
+        Failure { reason: reason.into(), cause: Cause::Lasting }
     }
 
-    fn passing(error: &dyn std::error::Error) -> Self {
-        Failure { reason: chain(error), passing: true }
+    fn engine(error: &dyn std::error::Error) -> Self {
+        Failure { reason: chain(error), cause: Cause::Engine }
+    }
+
+    fn of_box(error: &dyn std::error::Error) -> Self {
+        Failure { reason: chain(error), cause: Cause::Box }
+    }
+
+    fn may_pass(&self, attempts: u32) -> bool {
+        match self.cause {
+            Cause::Lasting => false,
+            Cause::Engine => attempts < ATTEMPTS_MAX,
+            Cause::Box => true,
+        }
     }
 }
 
@@ -155,47 +184,60 @@ impl Pipeline {
         let ran = self.infer_and_structure(&claim, &mut timings).await;
         let ended = match ran {
             Ok((outcome, evidence)) => self.make_outputs(&claim, outcome, evidence, None, &mut timings).await,
-            Err(failure) if failure.passing && claim.attempts < ATTEMPTS_MAX => Err(failure),
+            Err(failure) if failure.may_pass(claim.attempts) => Err(failure),
             Err(failure) => self.make_failed_outputs(&claim, failure.reason, &mut timings).await,
         };
         let (study, model) = (claim.study_key.clone(), claim.model.clone());
-        let written = match ended {
+        let end = match ended {
             Ok(mut ended) => {
                 ended.timings = timings;
-                let failed = ended.error.clone();
-                metrics::counter!(
-                    "lightbox_jobs_total", "model" => model.clone(),
-                    "outcome" => if failed.is_some() { "failed" } else { "done" }
-                )
-                .increment(1);
-                let written = self.ledger.write(move |writer| jobs::end(writer, &claim, &ended)).await;
-                match failed {
-                    Some(reason) => tracing::error!(study, model, reason, "job failed"),
-                    None => tracing::info!(study, model, "job done"),
-                }
-                self.queued.iter().for_each(|queue| queue.notify_one());
-                written
+                End::Ended(Box::new(ended))
             }
-            Err(failure) if claim.attempts < ATTEMPTS_MAX => {
+            Err(failure) if failure.may_pass(claim.attempts) => {
                 tracing::warn!(study, model, reason = failure.reason, "job will be tried again");
-                let next_ms = self.clock.now_ms() + 5_000 * i64::from(claim.attempts);
-                self.ledger.write(move |writer| jobs::retry(writer, &claim, &failure.reason, next_ms)).await
+                let wait_ms = 5_000 * i64::from(claim.attempts.min(12));
+                End::Again { reason: failure.reason, next_ms: self.clock.now_ms() + wait_ms }
             }
-            Err(failure) => {
-                tracing::error!(study, model, reason = failure.reason, "job failed");
-                let ended = Ended { outcome: None, error: Some(failure.reason), made: None, timings };
-                self.ledger.write(move |writer| jobs::end(writer, &claim, &ended)).await
-            }
+            Err(failure) => End::Ended(Box::new(Ended {
+                outcome: None,
+                error: Some(failure.reason),
+                made: None,
+                timings,
+            })),
         };
-        if let Err(error) = written {
-            // The lease runs out, or the next start takes it back: nothing is lost.
-            tracing::error!(
-                study,
-                model,
-                reason = error.to_string(),
-                "the end of a job could not be written"
-            );
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        self.write_end(&claim, &end).await;
+        if let End::Ended(ended) = &end {
+            let outcome = if ended.error.is_some() { "failed" } else { "done" };
+            metrics::counter!("lightbox_jobs_total", "model" => model.clone(), "outcome" => outcome)
+                .increment(1);
+            match &ended.error {
+                Some(reason) => tracing::error!(study, model, reason, "job failed"),
+                None => tracing::info!(study, model, "job done"),
+            }
+            self.queued.iter().for_each(|queue| queue.notify_one());
+        }
+    }
+
+    /// Writes a job's end until it is written: with a full disk the work is done but not lost.
+    async fn write_end(&self, claim: &Claim, end: &End) {
+        loop {
+            let (job, end) = (claim.clone(), end.clone());
+            let written = self
+                .ledger
+                .write(move |writer| match &end {
+                    End::Ended(ended) => jobs::end(writer, &job, ended),
+                    End::Again { reason, next_ms } => jobs::retry(writer, &job, reason, *next_ms),
+                })
+                .await;
+            match written {
+                Ok(()) => return,
+                Err(LedgerError::Closed) => return, // shutting down; the next start takes it back
+                Err(error) => {
+                    let (study, reason) = (&claim.study_key, error.to_string());
+                    tracing::error!(study, reason, "the end of a job could not be written, trying on");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
         }
     }
 
@@ -222,10 +264,10 @@ impl Pipeline {
             .filter(|instance| !instance.readable && claim.series.contains(&instance.reference.series_uid))
             .count();
         let started = Instant::now();
-        infer::load(bundle, engine).await.map_err(|error| Failure::passing(&error))?;
+        infer::load(bundle, engine).await.map_err(|error| Failure::engine(&error))?;
         let limits = infer::image::Limits::default();
         let mut raw =
-            infer::run(bundle, engine, &images, &limits).await.map_err(|error| Failure::passing(&error))?;
+            infer::run(bundle, engine, &images, &limits).await.map_err(|error| Failure::engine(&error))?;
         timings.insert("infer", millis(started));
         if unreadable > 0 {
             let reason = format!("{unreadable} images are damaged");
@@ -248,7 +290,7 @@ impl Pipeline {
         self.ledger
             .read(move |reader| jobs::instances(reader, study_id, revision))
             .await
-            .map_err(|error| Failure::passing(&error))
+            .map_err(|error| Failure::of_box(&error))
     }
 
     /// A model that could not run still speaks, unless the site wants silence: an SR that is
@@ -316,7 +358,7 @@ impl Pipeline {
     /// Builds SR and messages and puts them on disk. Blocking.
     fn write_outputs(&self, context: ResultContext, destinations: &[String]) -> Result<Made, Failure> {
         let sr = sr::build(&context).map_err(|error| Failure::lasting(chain(&error)))?;
-        let sr_file = self.results.keep(&sr, "dcm").map_err(|error| Failure::passing(&error))?;
+        let sr_file = self.results.keep(&sr, "dcm").map_err(|error| Failure::of_box(&error))?;
         let mut oru_files = BTreeMap::new();
         for name in destinations {
             let settings =
@@ -325,7 +367,7 @@ impl Pipeline {
                 let message =
                     hl7::build_oru(&context, &settings).map_err(|error| Failure::lasting(chain(&error)))?;
                 let file =
-                    self.results.keep(message.as_bytes(), "hl7").map_err(|error| Failure::passing(&error))?;
+                    self.results.keep(message.as_bytes(), "hl7").map_err(|error| Failure::of_box(&error))?;
                 oru_files.insert(name.clone(), file);
             }
         }
@@ -348,13 +390,13 @@ impl Pipeline {
         })
         .await
         .map_err(|_| Failure::lasting("reading the study's header failed in the code that does it"))?
-        .map_err(|error| Failure::passing(&error))?;
+        .map_err(|error| Failure::of_box(&error))?;
         let (study_id, model) = (claim.study_id, claim.model.clone());
         let predecessor = self
             .ledger
             .read(move |reader| jobs::predecessor(reader, study_id, &model))
             .await
-            .map_err(|error| Failure::passing(&error))?;
+            .map_err(|error| Failure::of_box(&error))?;
         let device = device(&self.site, &self.identity);
         let evidence = evidence.into_iter().map(|instance| instance.reference).collect();
         let ids = result_ids(&device, claim, &result);

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use super::sender::{Reason, Route, Sent};
 use crate::clock::SharedClock;
 use crate::store::deliveries::{self, Claim, Try};
-use crate::store::ledger::Ledger;
+use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::results::Results;
 
 /// When a failed delivery is tried again.
@@ -87,13 +87,25 @@ impl Queue {
         };
         let sent = self.send(route, &claim).await;
         let ended = self.judge(route, &claim, sent);
-        let destination = route.name.clone();
-        if let Err(error) = self.ledger.write(move |writer| deliveries::end(writer, &claim, &ended)).await {
-            // It stays claimed; the next start sends it again under the same identifiers.
-            tracing::error!(destination, reason = error.to_string(), "the outcome could not be written");
-            return false;
-        }
+        self.write_end(&claim, &ended).await;
         true
+    }
+
+    /// Writes the outcome until it is written: with a full disk it is known but not yet durable.
+    async fn write_end(&self, claim: &Claim, ended: &Try) {
+        loop {
+            let (delivery, outcome) = (claim.clone(), ended.clone());
+            match self.ledger.write(move |writer| deliveries::end(writer, &delivery, &outcome)).await {
+                Ok(()) => return,
+                // Shutting down: the next start sends it again under the same identifiers.
+                Err(LedgerError::Closed) => return,
+                Err(error) => {
+                    let (destination, reason) = (&claim.destination, error.to_string());
+                    tracing::error!(destination, reason, "the outcome could not be written, trying on");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
     }
 
     async fn send(&self, route: &Route, claim: &Claim) -> Sent {

@@ -44,6 +44,16 @@ pub fn close_due(writer: &Writer<'_>, quiet_ms: i64, rules: &RuleSet) -> Result<
         .collect()
 }
 
+/// Starts the quiet timers of open studies anew: while the daemon was down nothing could arrive, so
+/// that silence says nothing about a study being complete.
+pub fn restart_timers(writer: &Writer<'_>) -> Result<(), LedgerError> {
+    writer.tx().execute(
+        "UPDATE studies SET last_at = ?2 WHERE state = ?1",
+        params![StudyState::Receiving.as_str(), writer.now_ms()],
+    )?;
+    Ok(())
+}
+
 struct Study {
     id: i64,
     study_key: String,

@@ -75,7 +75,10 @@ impl From<rusqlite::Error> for LedgerError {
 }
 
 fn sqlite(operation: &'static str, error: &rusqlite::Error) -> LedgerError {
-    let full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+    // The write-ahead log's shared memory that cannot grow is a full disk as well.
+    let shared_memory = [rusqlite::ffi::SQLITE_IOERR_SHMSIZE, rusqlite::ffi::SQLITE_IOERR_SHMMAP];
+    let full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+        || error.sqlite_error().is_some_and(|inner| shared_memory.contains(&inner.extended_code));
     // The message of a constraint or syntax error names tables and columns only; values are
     // always bound, never part of the SQL text.
     LedgerError::Sqlite { operation, reason: error.to_string(), full }

@@ -340,10 +340,15 @@ impl Finished {
         Ok(file)
     }
 
-    /// Gives it its final name and syncs that. After this it survives a power cut.
+    /// Gives it its final name and syncs that. After this it survives a power cut. Where the same
+    /// bytes are already there, the first copy stays, with how *it* came in.
     pub fn commit(self) -> Result<ObjectId, ObjectError> {
         let target = self.incoming.objects.path(&self.id);
-        fs::rename(&self.incoming.path, &target).map_err(io_error("naming an object"))?;
+        // The first copy may have its name for an instant only, from another association: its
+        // bytes are synced, its name is synced below, before anybody is told.
+        if !target.exists() {
+            fs::rename(&self.incoming.path, &target).map_err(io_error("naming an object"))?;
+        }
         if let Some(folder) = target.parent() {
             sync_folder(folder)?;
         }

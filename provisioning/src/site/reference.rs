@@ -117,10 +117,10 @@ fn form<'a>(property: &'a Value, definitions: &'a Map<String, Value>) -> (String
         }
         return ("table".into(), Some(definition));
     }
-    if let Some(options) = property.get("anyOf").and_then(Value::as_array) {
-        if let Some(option) = options.iter().find(|option| option.get("$ref").is_some()) {
-            return form(option, definitions);
-        }
+    if let Some(options) = property.get("anyOf").and_then(Value::as_array)
+        && let Some(option) = options.iter().find(|option| option.get("$ref").is_some())
+    {
+        return form(option, definitions);
     }
     let kind = match property.get("type") {
         Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null"),
