@@ -11,16 +11,20 @@ use std::time::{Duration, Instant};
 
 use lightbox_tests::command::run_lightbox;
 use lightbox_tests::ledger::{Ledger, ResultRow};
-use lightbox_tests::peers::mllp::field;
+use lightbox_tests::peers::mllp::{Behaviour, field};
 use lightbox_tests::samples::{copy_as, data_set_digest, files_below, phantom, sop_uid};
 use lightbox_tests::{Daemon, Line};
 
 /// Kills in an ordinary run.
 const KILLS: u32 = 50;
+/// Studies for each kill, in tenths, so that there is always one more to send.
+const STUDIES_TENTHS: u32 = 15;
 /// Images of one study.
-const IMAGES: usize = 2;
+const IMAGES: usize = 4;
+/// The longest pause of the sender between two studies.
+const PAUSE_MS_MAX: u64 = 700;
 /// The longest life of a daemon: it covers receiving, the quiet timer, inference and delivery.
-const LIFE_MS_MAX: u64 = 2600;
+const LIFE_MS_MAX: u64 = 2400;
 
 /// A small generator, so that a seed gives the same instants everywhere (SplitMix64).
 struct Random(u64);
@@ -53,6 +57,13 @@ struct Seen {
     rows: BTreeMap<(String, i64, String), ResultRow>,
     /// Inconsistencies, all of them, for the report at the end.
     problems: Vec<String>,
+    /// How many kills found work of each kind under way: receiving, running a model, delivering.
+    interrupted: [u32; 3],
+}
+
+/// Whether something is under way, as the ledger of a killed daemon says.
+fn under_way(ledger: &Ledger, sql: &str) -> u32 {
+    u32::from(ledger.number(sql) > 0)
 }
 
 impl Seen {
@@ -83,7 +94,12 @@ impl Seen {
                 }
             }
         }
-        for row in Ledger::open(data_dir).results() {
+        let ledger = Ledger::open(data_dir);
+        self.interrupted[1] +=
+            under_way(&ledger, "SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')");
+        self.interrupted[2] +=
+            under_way(&ledger, "SELECT count(*) FROM deliveries WHERE state IN ('queued', 'sending')");
+        for row in ledger.results() {
             let key = (row.study.clone(), row.revision, row.model.clone());
             let first = self.rows.entry(key).or_insert_with(|| row.clone());
             if *first != row {
@@ -102,13 +118,16 @@ fn nothing_acknowledged_is_lost_and_no_result_is_doubled() {
 
     let mut line = Line::start_with(|_, site| Line::usual_rules(site));
     line.daemon.stop();
+    // A RIS that takes its time, so that kills find messages under way.
+    line.ris.behave(Behaviour::AcceptAfter(Duration::from_millis(150)));
 
-    // The studies: phantoms, so that results are made, each with an image that may come late.
+    // The studies: copies of a phantom, so that findings are made.
     let folder = line.hospital.sub_folder("studies");
     let image = phantom(&line.hospital, "dx", 1).files.remove(0);
     let mut studies: VecDeque<Vec<PathBuf>> = VecDeque::new();
     let mut sent = BTreeSet::new();
-    for index in 0..kills as usize {
+    let count = (kills * STUDIES_TENTHS / 10) as usize;
+    for index in 0..count {
         let first = copy_as(&image, &folder.join(format!("{index}-0.dcm")), true);
         let others =
             (1..IMAGES).map(|image| copy_as(&first, &folder.join(format!("{index}-{image}.dcm")), false));
@@ -123,6 +142,8 @@ fn nothing_acknowledged_is_lost_and_no_result_is_doubled() {
     for kill in 1..=kills {
         let mut daemon = Daemon::start(&line.site);
         let (stop, acknowledged) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+        let mut pauses = Random(random.below(u64::MAX));
+        let cut_short = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
                 // As a PACS does it: what was not acknowledged is sent again.
@@ -133,9 +154,10 @@ fn nothing_acknowledged_is_lost_and_no_result_is_doubled() {
                         study.into_iter().filter(|file| !answer.acknowledged.contains(file)).collect();
                     acknowledged.lock().expect("whole").extend(answer.acknowledged);
                     if !missing.is_empty() {
+                        cut_short.store(missing.len() < IMAGES, Ordering::Relaxed);
                         queue.lock().expect("whole").push_front(missing);
-                        thread::sleep(Duration::from_millis(20));
                     }
+                    thread::sleep(Duration::from_millis(pauses.below(PAUSE_MS_MAX)));
                 }
             });
             thread::sleep(Duration::from_millis(random.below(LIFE_MS_MAX)));
@@ -147,12 +169,18 @@ fn nothing_acknowledged_is_lost_and_no_result_is_doubled() {
             stop.store(true, Ordering::Relaxed);
         });
         daemon.kill();
+        seen.interrupted[0] += u32::from(cut_short.into_inner());
         for file in acknowledged.into_inner().expect("whole") {
             seen.acknowledged.insert(data_set_digest(&file).expect("a Part 10 file"));
         }
         seen.look(&line.site.data_dir, &sent, kill);
     }
     println!("{kills} kills in {:?}; {} images acknowledged", started.elapsed(), seen.acknowledged.len());
+    let [receiving, running, delivering] = seen.interrupted;
+    println!(
+        "kills within a study's images: {receiving}, before a model's end: {running}, before a delivery's: {delivering}"
+    );
+    assert!(receiving > 0 && delivering > 0, "no kill fell on work under way: a test of nothing");
     assert!(
         seen.acknowledged.len() >= kills as usize / 2,
         "too few images got through for a test of anything"
@@ -178,7 +206,7 @@ fn nothing_acknowledged_is_lost_and_no_result_is_doubled() {
     assert_eq!(seen.acknowledged, sent, "not every image was acknowledged in the end");
 
     let ledger = line.daemon.ledger();
-    assert_eq!(ledger.number("SELECT count(*) FROM studies"), i64::from(kills), "{}", ledger.summary());
+    assert_eq!(ledger.number("SELECT count(*) FROM studies"), count as i64, "{}", ledger.summary());
     assert_eq!(
         ledger.number("SELECT count(*) FROM studies WHERE state <> 'done'"),
         0,

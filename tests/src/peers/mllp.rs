@@ -13,6 +13,8 @@ use super::port;
 pub enum Behaviour {
     /// Acknowledges: AA.
     Accept,
+    /// The same after a while.
+    AcceptAfter(Duration),
     /// Answers with this MSA-1 and text (MSA-3 and ERR-8).
     Answer(&'static str, &'static str),
     /// Reads and never answers.
@@ -103,6 +105,10 @@ fn serve(mut stream: TcpStream, behaviour: &Mutex<Behaviour>, received: &Mutex<V
             let now = behaviour.lock().expect("whole").clone();
             let (code, words) = match now {
                 Behaviour::Accept => ("AA", ""),
+                Behaviour::AcceptAfter(wait) => {
+                    thread::sleep(wait);
+                    ("AA", "")
+                }
                 Behaviour::Answer(code, words) => (code, words),
                 Behaviour::Close => return,
                 Behaviour::Hang => {
