@@ -1,5 +1,6 @@
 //! Our edge to the DICOM wire: associations, DIMSE, TLS, and the header of what arrives.
 
+pub mod age;
 pub mod association;
 pub mod charset;
 pub mod dimse;

@@ -7,6 +7,7 @@ use dicom_object::InMemDicomObject;
 use lightbox_models::manifest::{Indication, Unstated};
 
 use super::image::{holder, numbers, text};
+use crate::dicom::age;
 use crate::raw::{Geometry, Slice, Spacing};
 
 /// Projections: their Pixel Spacing speaks of the patient only where it was calibrated.
@@ -97,31 +98,11 @@ fn list(indication: &Indication) -> String {
     indication.body_parts.join(" or ")
 }
 
-/// Patient's Age (`045Y`), else from the birth date to the study's date.
+/// Patient's Age, else from the birth date to the study's date.
 fn age_years(object: &InMemDicomObject) -> Option<f64> {
-    let age = text(object, tags::PATIENT_AGE);
-    if let Some((number, unit)) = age.split_at_checked(3)
-        && let Ok(number) = number.parse::<u16>()
-    {
-        let years = match unit {
-            "Y" => 1.0,
-            "M" => 12.0,
-            "W" => 365.25 / 7.0,
-            "D" => 365.25,
-            _ => return None,
-        };
-        return Some(f64::from(number) / years);
-    }
-    let date = |tag| {
-        let text = text(object, tag);
-        let (year, rest) = text.split_at_checked(4)?;
-        let (month, day) = rest.split_at_checked(2)?;
-        Some((year.parse::<i32>().ok()?, month.parse::<u8>().ok()?, day.parse::<u8>().ok()?))
-    };
-    let (born, studied) = (date(tags::PATIENT_BIRTH_DATE)?, date(tags::STUDY_DATE)?);
-    let birthday_ahead = (studied.1, studied.2) < (born.1, born.2);
-    let years = studied.0 - born.0 - i32::from(birthday_ahead);
-    (0..=150).contains(&years).then(|| f64::from(years))
+    let [age, born, studied] =
+        [tags::PATIENT_AGE, tags::PATIENT_BIRTH_DATE, tags::STUDY_DATE].map(|tag| text(object, tag));
+    age::in_years(Some(&age), Some(&born), Some(&studied))
 }
 
 #[cfg(test)]
