@@ -7,6 +7,7 @@ use std::sync::Arc;
 use lightbox_models::Bundle;
 use lightbox_provisioning::site::{Problem, Site, SiteError};
 
+use crate::admin;
 use crate::dicom::tls::{self, Known, OwnIdentity, Trust};
 use crate::ingest::rules::RuleSet;
 
@@ -124,14 +125,8 @@ fn trusts(
         .iter()
         .filter_map(|peer| Some((peer.name.clone(), Known::of(peer.certificate.as_ref()?)?)))
         .collect();
-    let operators = site
-        .file
-        .operator
-        .iter()
-        .filter_map(|operator| Some((operator.name.clone(), Known::of(&operator.certificate)?)))
-        .collect();
     let peers = Arc::new(Trust::new(peers, roots)?);
-    let operators = Arc::new(Trust::new(operators, roots)?);
+    let operators = admin::trust(site, roots)?;
     // Made here once so that a key that does not fit its certificate is found before a port opens.
     peers.server_config(identity)?;
     Ok((peers, operators))

@@ -21,9 +21,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::admin::{self, AdminState, ModelLine};
 use crate::audit::{Event, EventKind};
 use crate::clock::SharedClock;
-use crate::config::Config;
+use crate::config::{Config, chain};
 use crate::deliver::queue::{Backoff, Queue};
 use crate::deliver::sender::Route;
 use crate::dicom::tls::TlsError;
@@ -39,6 +40,7 @@ use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::objects::{ObjectError, Objects};
 use crate::store::results::{Results, ResultsError};
 use crate::store::{deliveries, jobs};
+use crate::structure;
 
 /// Longest time that a stop waits for work under way.
 const STOP_WAIT: Duration = Duration::from_secs(20);
@@ -227,7 +229,25 @@ impl Daemon {
             tasks.spawn(listener.run(port, false, stopped.clone()));
             bound
         });
-        drop((engine, prometheus, admin));
+        let admin_state = AdminState {
+            site: site.clone(),
+            ledger: store.ledger.clone(),
+            objects: store.objects.clone(),
+            identity: store.identity.clone(),
+            clock: clock.clone(),
+            started_ms: clock.now_ms(),
+            prometheus,
+            models: model_lines(&config),
+            engine_fault: engine_fault(engine),
+            changed: Arc::new(Notify::new()),
+        };
+        let admin_tls = config.operators.server_config(&config.identity)?;
+        let (operators, admin_stop) = (config.operators.clone(), stopped.clone());
+        tasks.spawn(async move {
+            if let Err(error) = admin::serve(admin, operators, admin_tls, admin_state, admin_stop).await {
+                tracing::error!(reason = chain(&error), "the administration page does not run");
+            }
+        });
 
         let station = file.appliance.name.clone();
         let detail = json!({
@@ -314,6 +334,34 @@ async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, StartErro
         tracing::info!(model, digest = bundle.digest(), engine = engine.describe(), "model loaded");
     }
     Ok(Some(engine))
+}
+
+/// What the overview shows of the models: they are loaded at start and stay.
+fn model_lines(config: &Config) -> Arc<dyn Fn() -> Vec<ModelLine> + Send + Sync> {
+    let lines: Vec<ModelLine> = config
+        .bundles
+        .iter()
+        .map(|(name, bundle)| {
+            let model = structure::identity(bundle);
+            ModelLine {
+                name: name.clone(),
+                title: format!("{} {}", model.name, model.version),
+                digest: model.digest,
+                not_for_clinical_use: model.not_for_clinical_use
+                    || config.site.file.appliance.allow_unsigned_models,
+                fault: None,
+            }
+        })
+        .collect();
+    Arc::new(move || lines.clone())
+}
+
+/// Why models cannot be run, if they cannot: the engine's thread is gone.
+fn engine_fault(engine: Option<EngineHandle>) -> Arc<dyn Fn() -> Option<String> + Send + Sync> {
+    Arc::new(move || {
+        let stopped = engine.as_ref().is_some_and(EngineHandle::is_stopped);
+        stopped.then(|| "the inference engine has stopped; restart the daemon".to_owned())
+    })
 }
 
 fn spawn_queues(

@@ -67,6 +67,8 @@ states! {
         Done => Receiving,
         Unrouted => Receiving,
         Processing => Done,
+        // An operator replays a failed job of the last revision: the study has work again.
+        Done => Processing,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Lightbox: an imaging-AI appliance. See `ARCHITECTURE.md` for the way of a study through it.
 
+pub mod admin;
 pub mod audit;
 pub mod cli;
 pub mod clock;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use lightbox::cli::{conformance, phantom, rules, send, serve, site};
+use lightbox::cli::{audit, conformance, phantom, queue, rules, send, serve, site, studies};
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox_provisioning::site::SiteError;
 
@@ -26,6 +26,9 @@ enum Verb {
     Serve(serve::Args),
     Site(site::Args),
     Rules(rules::Args),
+    Studies(studies::Args),
+    Queue(queue::Args),
+    Audit(audit::Args),
     Send(send::Args),
     Phantom(phantom::Args),
     Conformance(conformance::Args),
@@ -36,6 +39,9 @@ fn main() -> ExitCode {
         Verb::Serve(args) => args.run(),
         Verb::Site(args) => args.run(),
         Verb::Rules(args) => args.run(),
+        Verb::Studies(args) => args.run(),
+        Verb::Queue(args) => args.run(),
+        Verb::Audit(args) => args.run(),
         Verb::Send(args) => args.run(),
         Verb::Phantom(args) => args.run(),
         Verb::Conformance(args) => args.run(),

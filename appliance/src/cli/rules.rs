@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use dicom_dictionary_std::tags;
 use lightbox_provisioning::site::Site;
 
-use super::files_under;
+use super::files::files_under;
 use crate::dicom::{header, part_ten};
 use crate::ingest::attributes::Attributes;
 use crate::ingest::rules::{RuleSet, SeriesFacts};

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::files_under;
+use super::files::files_under;
 use crate::deliver::sender::exchange_store;
 use crate::dicom::association::{Association, Incoming, Limits};
 use crate::dicom::dimse::{C_ECHO_RQ, C_STORE_RQ, Command};

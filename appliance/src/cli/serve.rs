@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lightbox_provisioning::site::Site;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::SiteOption;
+use super::SiteArg;
 use crate::clock::SystemClock;
 use crate::config::chain;
 use crate::daemon::Daemon;
@@ -22,7 +23,7 @@ use crate::daemon::Daemon;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    site: SiteOption,
+    site: SiteArg,
 }
 
 impl Args {
@@ -34,7 +35,7 @@ impl Args {
     }
 
     async fn serve(self) -> anyhow::Result<ExitCode> {
-        let site = self.site.load()?;
+        let site = Site::load(&self.site.site)?;
         let recorder = PrometheusBuilder::new().build_recorder();
         let prometheus = recorder.handle();
         metrics::set_global_recorder(recorder)

@@ -157,6 +157,11 @@ impl EngineHandle {
         &self.description
     }
 
+    /// Whether the engine's thread is gone: nothing can be run any more.
+    pub fn is_stopped(&self) -> bool {
+        self.requests.is_closed()
+    }
+
     /// Loads a network under a key, the bundle's digest; does nothing where the key is loaded.
     pub async fn load(&self, key: &str, network: Vec<u8>) -> Result<(), EngineError> {
         let (reply, answer) = oneshot::channel();

@@ -3,15 +3,21 @@
 //! - [`objects`]: instances as received, each durable before it is acknowledged;
 //! - [`ledger`]: studies, jobs, decisions, deliveries and the audit chain, in SQLite;
 //! - [`jobs`] and [`deliveries`]: claiming work under a lease, and writing down how it ended;
-//! - [`results`]: the outputs made from findings, as files.
+//! - [`results`]: the outputs made from findings, as files;
+//! - [`queries`]: what people ask of the ledger, for the command line and the admin page;
+//! - [`replay`]: what people change in it.
 //!
 //! The objects are the truth of what was received: the ledger's instance index can be rebuilt
 //! from them ([`index`]).
 
 pub mod deliveries;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod index;
 pub mod jobs;
 pub mod ledger;
 pub mod objects;
+pub mod queries;
+pub mod replay;
 pub mod results;
 pub mod schema;

@@ -1,0 +1,119 @@
+//! The queues: of each destination whether it takes what it is sent, what waits, and what it
+//! would not take, in its own words.
+
+use std::collections::BTreeMap;
+
+use lightbox_provisioning::site::Destination;
+use maud::{Markup, html};
+
+use super::{Page, duration, state};
+use crate::store::queries::{DeliveryLine, DestinationLine};
+
+/// A destination's queue.
+pub struct Queue {
+    /// Its numbers.
+    pub line: DestinationLine,
+    /// What waits or is being sent, the newest first.
+    pub waiting: Vec<DeliveryLine>,
+    /// Its dead letters, the newest first.
+    pub dead: Vec<DeliveryLine>,
+}
+
+/// The queue page.
+pub fn queue(page: &Page<'_>, queues: &BTreeMap<String, Queue>) -> Markup {
+    let content = html! {
+        h1 { "Queue" }
+        @if queues.is_empty() { p { "The site file names no destination." } }
+        @for (name, queue) in queues {
+            section.card {
+                h2 { (name) " " (reach(page, &queue.line)) }
+                (address(page, name))
+                p {
+                    (count(&queue.line, "delivered")) " delivered, " (count(&queue.line, "queued")) " queued"
+                    @if let Some(oldest) = queue.line.oldest_queued_at {
+                        " (oldest for " (duration(page.now_ms - oldest)) ")"
+                    }
+                    ", " (count(&queue.line, "dead")) " dead letters"
+                    @if count(&queue.line, "held") > 0 {
+                        ", " (count(&queue.line, "held")) " held (shadow mode: never sent)"
+                    }
+                    "."
+                }
+                @if !queue.dead.is_empty() {
+                    h3 { "Dead letters " (page.action("/queue/replay-all", "Replay all", Some(name))) }
+                    (table(page, &queue.dead))
+                }
+                @if !queue.waiting.is_empty() { h3 { "Waiting" } (table(page, &queue.waiting)) }
+            }
+        }
+    };
+    page.frame("Queue", "/queue", Some(15), &content)
+}
+
+fn count(line: &DestinationLine, state: &str) -> u32 {
+    line.deliveries.get(state).copied().unwrap_or_default()
+}
+
+/// Whether the destination took what it was sent last.
+pub(super) fn reach(page: &Page<'_>, line: &DestinationLine) -> Markup {
+    html! {
+        @match line.last_attempt {
+            Some((at, true)) => span.tag.good title=(format!("{} ago", duration(page.now_ms - at))) { "last try accepted" },
+            Some((at, false)) => span.tag.bad title=(format!("{} ago", duration(page.now_ms - at))) { "last try failed" },
+            None => span.tag { "not tried yet" },
+        }
+    }
+}
+
+fn address(page: &Page<'_>, name: &str) -> Markup {
+    let target = |destination: &Destination| match (&destination.dicom, &destination.hl7) {
+        (Some(dicom), _) => {
+            let peer = page.site.peer(&dicom.peer);
+            let address = peer.and_then(|peer| peer.address.as_deref()).unwrap_or_default();
+            let ae_title = peer.map(|peer| peer.ae_title.as_str()).unwrap_or_default();
+            format!("DICOM SR to {ae_title} at {address}")
+        }
+        (None, Some(hl7)) => {
+            format!("HL7 ORU^R01 to {}{}", hl7.address, if hl7.tls { " (TLS)" } else { " (without TLS)" })
+        }
+        (None, None) => String::new(),
+    };
+    html! {
+        p.soft { @match page.site.destination(name) {
+            Some(destination) => (target(destination)),
+            None => "No longer in the site file: what waits here is not sent.",
+        } }
+    }
+}
+
+/// Deliveries as a table; also on the study's page.
+pub(super) fn table(page: &Page<'_>, deliveries: &[DeliveryLine]) -> Markup {
+    html! {
+        div.scroll { table {
+            tr {
+                th.number { "No." } th { "Study" } th { "Model" } th { "To" } th { "State" } th.number { "Tries" }
+                th { "Last try" } th { "Next try" } th { "What the destination said" } th {}
+            }
+            @for delivery in deliveries { tr {
+                td.number { (delivery.id) }
+                td { a href=(format!("/studies/{}", delivery.study)) { code { (delivery.study) } } " rev. " (delivery.revision) }
+                td { (delivery.model) }
+                td { (delivery.destination) }
+                td { (state(&delivery.state)) }
+                td.number { (delivery.attempts) }
+                td.time { @if let Some(at) = delivery.last_at { (page.time(at)) } }
+                td.time { @if delivery.state == "queued" {
+                    @if delivery.next_at <= page.now_ms { "now" }
+                    @else { "in " (duration(delivery.next_at - page.now_ms)) }
+                } }
+                td.words { @if let Some(reason) = &delivery.last_reason {
+                    @if delivery.state == "delivered" { span.soft { (reason.expose()) } }
+                    @else { span.reason { (reason.expose()) } }
+                } }
+                td { @if delivery.state == "dead" {
+                    (page.action(&format!("/queue/{}/replay", delivery.id), "Replay", None))
+                } }
+            } }
+        } }
+    }
+}

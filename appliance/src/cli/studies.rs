@@ -1,0 +1,251 @@
+//! `lightbox studies`: where each study is, and why it went there.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, Subcommand};
+use serde_json::{Value, json};
+
+use super::SiteArg;
+use super::place::{Place, who};
+use super::print::{plain, print_json, print_table};
+use crate::audit::{Event, EventKind};
+use crate::clock::utc_text;
+use crate::finding::Completeness;
+use crate::job::{State, StudyState};
+use crate::store::queries::{self, ByState, Job, Revision, StudyDetail, StudyFilter};
+
+/// Lists studies, and says of one why it went where it went.
+///
+/// Studies are named by their study key, which means nothing outside this box; logs and the
+/// administration page use the same key.
+#[derive(Debug, Parser)]
+pub struct Args {
+    #[command(flatten)]
+    site: SiteArg,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The studies, the one that came last first.
+    #[command(
+        after_help = "Examples:\n  lightbox studies list --problems\n  lightbox studies list --state unrouted --json"
+    )]
+    List {
+        /// Only studies in this state.
+        #[arg(long, value_parser = PossibleValuesParser::new(StudyState::ALL.iter().map(|state| state.as_str())))]
+        state: Option<String>,
+        /// Only studies that a person should look at: a model that failed or could not run, a dead
+        /// letter, an instance that came twice with different content or cannot be read.
+        #[arg(long)]
+        problems: bool,
+        /// At most so many.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Write JSON for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// One study: its series, why it counted as complete, what each rule saw and decided, what the
+    /// models said, and where the results went. The view goes to the audit log.
+    Show {
+        /// The study key, from `list`, a log or the administration page.
+        key: String,
+        /// Write JSON for programs.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        self.write(&mut std::io::stdout().lock())
+    }
+
+    pub(super) fn write(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let place = Place::open(&self.site)?;
+        match self.command {
+            Command::List { state, problems, limit, json } => {
+                let state = state.as_deref().and_then(StudyState::parse);
+                let filter = StudyFilter { state, problems_only: problems, limit, before: None };
+                let lines = queries::studies(&place.reader()?, &filter)?;
+                if json {
+                    print_json(out, &lines)?;
+                } else {
+                    let rows: Vec<Vec<String>> = lines
+                        .iter()
+                        .map(|line| {
+                            vec![
+                                line.key.clone(),
+                                line.state.clone(),
+                                line.revision.to_string(),
+                                line.series.to_string(),
+                                line.instances.to_string(),
+                                utc_text(line.last_at),
+                                numbers(&line.jobs),
+                                numbers(&line.deliveries),
+                                if line.problem { format!("! {}", line.note) } else { line.note.clone() },
+                            ]
+                        })
+                        .collect();
+                    let headings = [
+                        "STUDY",
+                        "STATE",
+                        "REV",
+                        "SERIES",
+                        "IMAGES",
+                        "LAST IMAGE",
+                        "JOBS",
+                        "DELIVERIES",
+                        "NOTE",
+                    ];
+                    print_table(out, &headings, &rows)?;
+                }
+            }
+            Command::Show { key, json } => {
+                let detail = queries::study(&place.reader()?, &key)?;
+                audit_view(&place, &detail.line.key)?;
+                if json { print_json(out, &detail)? } else { show(out, &detail)? }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Puts the view on record, as the administration page does. On a full disk the study is shown
+/// all the same: it may be what the person needs to see.
+fn audit_view(place: &Place, key: &str) -> anyhow::Result<()> {
+    let by = who();
+    let event = Event::new(
+        EventKind::OperatorAction,
+        by.operator,
+        json!({ "action": "viewed", "through": by.through, "study": key }),
+    );
+    match place.ledger()?.write_blocking(move |writer| writer.audit(&event)) {
+        Err(error) if error.is_full() => {
+            eprintln!("warning: the disk is full, this view is not on the audit log");
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
+fn numbers(counts: &ByState) -> String {
+    counts.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
+}
+
+fn show(out: &mut impl Write, detail: &StudyDetail) -> anyhow::Result<()> {
+    let line = &detail.line;
+    writeln!(out, "Study {}: {}, revision {}", line.key, line.state, line.revision)?;
+    writeln!(out, "First image {}, last {}", utc_text(line.first_at), utc_text(line.last_at))?;
+    if !line.note.is_empty() {
+        writeln!(out, "{}", plain(&line.note))?;
+    }
+    writeln!(out)?;
+    let rows: Vec<Vec<String>> = detail
+        .series_list
+        .iter()
+        .map(|series| {
+            vec![
+                series.number.to_string(),
+                series.modality.clone(),
+                series.description.expose().clone(),
+                series.instances.to_string(),
+                series.conflicts.to_string(),
+                series.unreadable.to_string(),
+                series.peers.clone(),
+            ]
+        })
+        .collect();
+    print_table(
+        out,
+        &["SERIES", "MODALITY", "DESCRIPTION", "IMAGES", "CONFLICTS", "UNREADABLE", "SENT BY"],
+        &rows,
+    )?;
+    for revision in &detail.revisions {
+        show_revision(out, revision)?;
+    }
+    Ok(())
+}
+
+fn show_revision(out: &mut impl Write, revision: &Revision) -> anyhow::Result<()> {
+    writeln!(out, "\nRevision {}, closed {}", revision.revision, utc_text(revision.closed_at))?;
+    writeln!(out, "  because: {}", plain(&revision.verdict))?;
+    writeln!(out, "  rules of site file {}", revision.rule_set.get(..12).unwrap_or(&revision.rule_set))?;
+    let mut series = None;
+    for decision in &revision.decisions {
+        if series != Some(decision.series) {
+            series = Some(decision.series);
+            writeln!(out, "\n  Series {} was seen as: {}", decision.series, seen(decision.inputs.expose()))?;
+        }
+        let matched = if decision.matched { "MATCHED" } else { "no" };
+        writeln!(out, "    {:8} {}: {}", matched, plain(&decision.rule), plain(decision.because.expose()))?;
+    }
+    if revision.jobs.is_empty() {
+        writeln!(out, "\n  It went to no model.")?;
+    }
+    for job in &revision.jobs {
+        show_job(out, job)?;
+    }
+    Ok(())
+}
+
+/// What a rule saw, without the values that the series does not have.
+fn seen(inputs: &Value) -> String {
+    let Value::Object(fields) = inputs else { return String::new() };
+    let present = fields.iter().filter(|(_, value)| !value.is_null());
+    plain(&present.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "))
+}
+
+fn show_job(out: &mut impl Write, job: &Job) -> anyhow::Result<()> {
+    writeln!(out, "\n  Job {}: model {}, {}, {} tries", job.id, plain(&job.model), job.state, job.attempts)?;
+    if let Some(error) = &job.error {
+        writeln!(out, "    error: {}", plain(error))?;
+    }
+    if !job.timings.is_empty() {
+        let timings: Vec<String> =
+            job.timings.iter().map(|(stage, ms)| format!("{stage} {ms:.0} ms")).collect();
+        writeln!(out, "    {}", timings.join(", "))?;
+    }
+    if let Some(outcome) = &job.outcome {
+        let mark = if outcome.not_for_clinical_use { ", NOT FOR CLINICAL USE" } else { "" };
+        writeln!(out, "    {}{mark}, bundle {}", plain(&outcome.model), outcome.digest)?;
+        match &outcome.completeness {
+            Completeness::Complete => writeln!(out, "    {} images examined", outcome.examined)?,
+            Completeness::Partial(why) => writeln!(out, "    INCOMPLETE: {}", plain(why))?,
+            Completeness::NotRun(why) => writeln!(out, "    NOT EXAMINED: {}", plain(why))?,
+        }
+        for finding in &outcome.findings {
+            let image = finding.image.map(|image| format!(", image {image}")).unwrap_or_default();
+            writeln!(
+                out,
+                "    {:10} {} ({:.3}) in series {}{image}, frame {} {}",
+                finding.tier.as_str(),
+                plain(&finding.finding.meaning),
+                finding.score,
+                finding.series,
+                finding.frame,
+                plain(&finding.measurements.join(", ")),
+            )?;
+        }
+    }
+    let Some(result) = &job.result else { return Ok(()) };
+    writeln!(out, "    result made {}, SR in results/{}", utc_text(result.created_at), result.sr_file)?;
+    for delivery in &result.deliveries {
+        let reason = delivery
+            .last_reason
+            .as_ref()
+            .map(|reason| format!(": {}", plain(reason.expose())))
+            .unwrap_or_default();
+        writeln!(
+            out,
+            "    delivery {} to {}: {}, {} tries{reason}",
+            delivery.id, delivery.destination, delivery.state, delivery.attempts
+        )?;
+    }
+    Ok(())
+}

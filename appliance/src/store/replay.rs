@@ -1,0 +1,151 @@
+//! What an operator changes in the ledger: dead letters and failed jobs get another try.
+//!
+//! The change and the audit record that names the operator commit together. All of these run on
+//! the ledger's writer; beside a running daemon too, as SQLite lets one writer in at a time and the
+//! audit chain is continued from what the transaction itself reads.
+
+use rusqlite::{OptionalExtension, params};
+use serde_json::json;
+
+use super::ledger::{LedgerError, Writer};
+use crate::audit::{Event, EventKind};
+use crate::job::{DeliveryState, JobState, State, StudyState};
+
+/// Who asks, as the audit log names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct By {
+    /// Name of the operator in the site file, or `shell:` and the account.
+    pub operator: String,
+    /// Where: `page` or `command line`.
+    pub through: &'static str,
+}
+
+/// Sends a dead letter again, at once and with all its tries. Yields the destination.
+pub fn replay_delivery(writer: &Writer<'_>, id: i64, by: &By) -> Result<String, LedgerError> {
+    let found: Option<(String, String, String, u32)> = writer
+        .tx()
+        .prepare_cached(
+            "SELECT d.state, d.destination, s.key, d.attempts
+             FROM deliveries d JOIN results r ON r.id = d.result_id JOIN studies s ON s.id = r.study_id
+             WHERE d.id = ?1",
+        )?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    let (state, destination, study, attempts) = found.ok_or(LedgerError::NotFound("delivery"))?;
+    // Sending may become queued too, but by the daemon, which holds its lease.
+    if state != DeliveryState::Dead.as_str() || !DeliveryState::Dead.may_become(DeliveryState::Queued) {
+        return Err(LedgerError::Illegal(format!(
+            "delivery {id} is {state}: only a dead letter can be replayed"
+        )));
+    }
+    // The time to give up counts from `queued_at`: without a new one, a letter that died of age
+    // would die again at its first try.
+    writer
+        .tx()
+        .prepare_cached(
+            "UPDATE deliveries SET state = ?2, attempts = 0, queued_at = ?3, next_at = ?3, owner = NULL,
+                lease_until = NULL WHERE id = ?1",
+        )?
+        .execute(params![id, DeliveryState::Queued.as_str(), writer.now_ms()])?;
+    writer.audit(&Event::new(
+        EventKind::OperatorAction,
+        by.operator.as_str(),
+        json!({
+            "action": "replay-delivery", "through": by.through, "delivery": id, "destination": destination,
+            "study": study, "attempts_before": attempts,
+        }),
+    ))?;
+    Ok(destination)
+}
+
+/// Sends all dead letters again, of one destination or of all. Yields their numbers.
+pub fn replay_all_dead(
+    writer: &Writer<'_>,
+    destination: Option<&str>,
+    by: &By,
+) -> Result<Vec<i64>, LedgerError> {
+    let dead: Vec<i64> = writer
+        .tx()
+        .prepare_cached(
+            "SELECT id FROM deliveries WHERE state = ?1 AND (?2 IS NULL OR destination = ?2) ORDER BY id",
+        )?
+        .query_map(params![DeliveryState::Dead.as_str(), destination], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for id in &dead {
+        replay_delivery(writer, *id, by)?;
+    }
+    Ok(dead)
+}
+
+/// Runs a failed job again. Yields the study's key.
+///
+/// Refused for a job of an earlier revision, as its result would speak of a study that has since
+/// changed; and for one whose failure has already been told to the destinations, as a revision has
+/// one result only.
+pub fn replay_job(writer: &Writer<'_>, id: i64, by: &By) -> Result<String, LedgerError> {
+    let tx = writer.tx();
+    #[expect(clippy::type_complexity, reason = "the columns of one row")]
+    let found: Option<(String, String, u32, i64, String, String, u32, bool)> = tx
+        .prepare_cached(
+            "SELECT j.state, j.model, j.revision, s.id, s.key, s.state, s.revision,
+                EXISTS (SELECT 1 FROM results r WHERE r.job_id = j.id)
+             FROM jobs j JOIN studies s ON s.id = j.study_id WHERE j.id = ?1",
+        )?
+        .query_row([id], |row| {
+            Ok((
+                row.get(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                row.get(3)?,
+                row.get(4)?,
+                row.get(5)?,
+                row.get(6)?,
+                row.get(7)?,
+            ))
+        })
+        .optional()?;
+    let (state, model, revision, study_id, study, study_state, last_revision, has_result) =
+        found.ok_or(LedgerError::NotFound("job"))?;
+    let refuse = |why: String| Err(LedgerError::Illegal(why));
+    if state != JobState::Failed.as_str() || !JobState::Failed.may_become(JobState::Waiting) {
+        return refuse(format!("job {id} is {state}: only a failed job can be replayed"));
+    }
+    if revision != last_revision {
+        return refuse(format!(
+            "job {id} is of revision {revision}, and the study is at revision {last_revision}: only jobs of the last revision can be replayed"
+        ));
+    }
+    if has_result {
+        return refuse(format!(
+            "job {id} has already told its destinations that the model could not run: a revision has one result only"
+        ));
+    }
+    let study_state = StudyState::parse(&study_state)
+        .ok_or_else(|| LedgerError::Illegal(format!("study state {study_state}")))?;
+    match study_state {
+        // The next revision is open, or other jobs still run: the study stays where it is.
+        StudyState::Receiving | StudyState::Processing => {}
+        done if done.may_become(StudyState::Processing) => {
+            tx.prepare_cached("UPDATE studies SET state = ?2 WHERE id = ?1")?
+                .execute(params![study_id, StudyState::Processing.as_str()])?;
+        }
+        other => return refuse(format!("a study that is {} has no job to run", other.as_str())),
+    }
+    tx.prepare_cached(
+        "UPDATE jobs SET state = ?2, attempts = 0, next_at = ?3, owner = NULL, lease_until = NULL,
+            finished_at = NULL WHERE id = ?1",
+    )?
+    .execute(params![id, JobState::Waiting.as_str(), writer.now_ms()])?;
+    writer.audit(&Event::new(
+        EventKind::OperatorAction,
+        by.operator.as_str(),
+        json!({
+            "action": "replay-job", "through": by.through, "job": id, "model": model, "study": study,
+            "revision": revision,
+        }),
+    ))?;
+    Ok(study)
+}
+
+#[cfg(test)]
+mod tests;
