@@ -120,6 +120,11 @@ fn bytes(count: u64) -> String {
     }
 }
 
+/// A number with its noun.
+fn counted(count: u32, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// The first digits of a digest; the rest as a tooltip.
 fn digest(hex: &str) -> Markup {
     html! { code title=(hex) { (hex.get(..12).unwrap_or(hex)) } }

@@ -13,8 +13,9 @@ use super::print::{plain, print_json, print_table};
 use crate::audit::{Event, EventKind};
 use crate::clock::utc_text;
 use crate::finding::Completeness;
-use crate::job::{State, StudyState};
+use crate::job::{JobState, State, StudyState};
 use crate::store::queries::{self, ByState, Job, Revision, StudyDetail, StudyFilter};
+use crate::store::replay;
 
 /// Lists studies, and says of one why it went where it went.
 ///
@@ -48,6 +49,12 @@ enum Command {
         /// Write JSON for programs.
         #[arg(long)]
         json: bool,
+    },
+    /// Runs the failed models of a study again, once what made them fail is mended. A new result names
+    /// the earlier one as its predecessor.
+    Rerun {
+        /// The study key.
+        key: String,
     },
     /// One study: its series, why it counted as complete, what each rule saw and decided, what the
     /// models said, and where the results went. The view goes to the audit log.
@@ -106,6 +113,20 @@ impl Args {
                     print_table(out, &headings, &rows)?;
                 }
             }
+            Command::Rerun { key } => {
+                let by = who();
+                let failed = failed_jobs(&queries::study(&place.reader()?, &key)?);
+                anyhow::ensure!(
+                    !failed.is_empty(),
+                    "no model has failed on the last revision of study {key}"
+                );
+                let count = failed.len();
+                // One transaction: either all of them run again, or none.
+                place.ledger()?.write_blocking(move |writer| {
+                    failed.iter().try_for_each(|job| replay::replay_job(writer, *job, &by).map(drop))
+                })?;
+                writeln!(out, "{count} will run again")?;
+            }
             Command::Show { key, json } => {
                 let detail = queries::study(&place.reader()?, &key)?;
                 audit_view(&place, &detail.line.key)?;
@@ -114,6 +135,15 @@ impl Args {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The failed jobs of the last revision.
+fn failed_jobs(detail: &StudyDetail) -> Vec<i64> {
+    let last = detail.revisions.iter().filter(|revision| revision.revision == detail.line.revision);
+    last.flat_map(|revision| &revision.jobs)
+        .filter(|job| job.state == JobState::Failed.as_str())
+        .map(|job| job.id)
+        .collect()
 }
 
 /// Puts the view on record, as the administration page does. On a full disk the study is shown
@@ -233,19 +263,20 @@ fn show_job(out: &mut impl Write, job: &Job) -> anyhow::Result<()> {
             )?;
         }
     }
-    let Some(result) = &job.result else { return Ok(()) };
-    writeln!(out, "    result made {}, SR in results/{}", utc_text(result.created_at), result.sr_file)?;
-    for delivery in &result.deliveries {
-        let reason = delivery
-            .last_reason
-            .as_ref()
-            .map(|reason| format!(": {}", plain(reason.expose())))
-            .unwrap_or_default();
-        writeln!(
-            out,
-            "    delivery {} to {}: {}, {} tries{reason}",
-            delivery.id, delivery.destination, delivery.state, delivery.attempts
-        )?;
+    for result in &job.results {
+        writeln!(out, "    result made {}, SR in results/{}", utc_text(result.created_at), result.sr_file)?;
+        for delivery in &result.deliveries {
+            let reason = delivery
+                .last_reason
+                .as_ref()
+                .map(|reason| format!(": {}", plain(reason.expose())))
+                .unwrap_or_default();
+            writeln!(
+                out,
+                "    delivery {} to {}: {}, {} tries{reason}",
+                delivery.id, delivery.destination, delivery.state, delivery.attempts
+            )?;
+        }
     }
     Ok(())
 }

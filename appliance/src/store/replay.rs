@@ -80,31 +80,20 @@ pub fn replay_all_dead(
 /// Runs a failed job again. Yields the study's key.
 ///
 /// Refused for a job of an earlier revision, as its result would speak of a study that has since
-/// changed; and for one whose failure has already been told to the destinations, as a revision has
-/// one result only.
+/// changed. Where its failure has already been told to the destinations, the new result names that
+/// one as its predecessor.
 pub fn replay_job(writer: &Writer<'_>, id: i64, by: &By) -> Result<String, LedgerError> {
     let tx = writer.tx();
-    #[expect(clippy::type_complexity, reason = "the columns of one row")]
-    let found: Option<(String, String, u32, i64, String, String, u32, bool)> = tx
+    let found: Option<(String, String, u32, i64, String, String, u32)> = tx
         .prepare_cached(
-            "SELECT j.state, j.model, j.revision, s.id, s.key, s.state, s.revision,
-                EXISTS (SELECT 1 FROM results r WHERE r.job_id = j.id)
+            "SELECT j.state, j.model, j.revision, s.id, s.key, s.state, s.revision
              FROM jobs j JOIN studies s ON s.id = j.study_id WHERE j.id = ?1",
         )?
         .query_row([id], |row| {
-            Ok((
-                row.get(0)?,
-                row.get(1)?,
-                row.get(2)?,
-                row.get(3)?,
-                row.get(4)?,
-                row.get(5)?,
-                row.get(6)?,
-                row.get(7)?,
-            ))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
         })
         .optional()?;
-    let (state, model, revision, study_id, study, study_state, last_revision, has_result) =
+    let (state, model, revision, study_id, study, study_state, last_revision) =
         found.ok_or(LedgerError::NotFound("job"))?;
     let refuse = |why: String| Err(LedgerError::Illegal(why));
     if state != JobState::Failed.as_str() || !JobState::Failed.may_become(JobState::Waiting) {
@@ -113,11 +102,6 @@ pub fn replay_job(writer: &Writer<'_>, id: i64, by: &By) -> Result<String, Ledge
     if revision != last_revision {
         return refuse(format!(
             "job {id} is of revision {revision}, and the study is at revision {last_revision}: only jobs of the last revision can be replayed"
-        ));
-    }
-    if has_result {
-        return refuse(format!(
-            "job {id} has already told its destinations that the model could not run: a revision has one result only"
         ));
     }
     let study_state = StudyState::parse(&study_state)
@@ -133,7 +117,7 @@ pub fn replay_job(writer: &Writer<'_>, id: i64, by: &By) -> Result<String, Ledge
     }
     tx.prepare_cached(
         "UPDATE jobs SET state = ?2, attempts = 0, next_at = ?3, owner = NULL, lease_until = NULL,
-            finished_at = NULL WHERE id = ?1",
+            started_at = NULL, finished_at = NULL WHERE id = ?1",
     )?
     .execute(params![id, JobState::Waiting.as_str(), writer.now_ms()])?;
     writer.audit(&Event::new(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 
-use super::{Page, bytes, digest, duration, state};
+use super::{Page, bytes, counted, digest, duration, state};
 use crate::admin::ModelLine;
 use crate::store::queries::{ByState, Counts, DeliveryLine, RefusalLine, StudyLine};
 
@@ -72,7 +72,7 @@ pub fn overview(page: &Page<'_>, health: &Health) -> Markup {
                     tr { th { "Jobs" } td { (numbers(&counts.jobs, None)) } }
                     tr { th { "To look at" } td {
                         @if counts.problem_studies == 0 { "nothing" }
-                        @else { a href="/studies?problems=1" { (counts.problem_studies) " studies" } }
+                        @else { a href="/studies?problems=1" { (counted(counts.problem_studies, "study", "studies")) } }
                     } }
                 }
                 h3 { "Destinations" }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lightbox_provisioning::site::{Capability, Peer};
 use maud::{Markup, html};
 
-use super::{Page, digest};
+use super::Page;
 use crate::store::queries::{RECENT_INSTANCES, RefusalLine};
 
 /// The peers page. `received` says when each peer last sent an instance.
@@ -53,8 +53,8 @@ fn facts(page: &Page<'_>, peer: &Peer, received: Option<i64>) -> Markup {
             dt { "Address" } dd { @match &peer.address { Some(address) => (address), None => span.soft { "none: it is never called" } } }
             dt { "Certificate" } dd {
                 @if peer.plaintext { span.tag.warn { "without TLS" } }
-                @if let Some(pin) = &certificate.sha256 { "pinned by its fingerprint " (digest(pin)) }
-                @if let Some(pin) = &certificate.spki_sha256 { "pinned by its public key " (digest(pin)) }
+                @if let Some(pin) = &certificate.sha256 { "pinned by its fingerprint " code { (pin) } }
+                @if let Some(pin) = &certificate.spki_sha256 { "pinned by its public key " code { (pin) } }
                 @if let Some(name) = &certificate.name { "issued by the site's authority for " code { (name) } }
             }
             dt { "May" } dd {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use lightbox_provisioning::site::Destination;
 use maud::{Markup, html};
 
-use super::{Page, duration, state};
+use super::{Page, counted, duration, state};
 use crate::store::queries::{DeliveryLine, DestinationLine};
 
 /// A destination's queue.
@@ -33,7 +33,7 @@ pub fn queue(page: &Page<'_>, queues: &BTreeMap<String, Queue>) -> Markup {
                     @if let Some(oldest) = queue.line.oldest_queued_at {
                         " (oldest for " (duration(page.now_ms - oldest)) ")"
                     }
-                    ", " (count(&queue.line, "dead")) " dead letters"
+                    ", " (counted(count(&queue.line, "dead"), "dead letter", "dead letters"))
                     @if count(&queue.line, "held") > 0 {
                         ", " (count(&queue.line, "held")) " held (shadow mode: never sent)"
                     }
@@ -41,9 +41,9 @@ pub fn queue(page: &Page<'_>, queues: &BTreeMap<String, Queue>) -> Markup {
                 }
                 @if !queue.dead.is_empty() {
                     h3 { "Dead letters " (page.action("/queue/replay-all", "Replay all", Some(name))) }
-                    (table(page, &queue.dead))
+                    (table(page, &queue.dead, false))
                 }
-                @if !queue.waiting.is_empty() { h3 { "Waiting" } (table(page, &queue.waiting)) }
+                @if !queue.waiting.is_empty() { h3 { "Waiting" } (table(page, &queue.waiting, false)) }
             }
         }
     };
@@ -86,34 +86,41 @@ fn address(page: &Page<'_>, name: &str) -> Markup {
     }
 }
 
-/// Deliveries as a table; also on the study's page.
-pub(super) fn table(page: &Page<'_>, deliveries: &[DeliveryLine]) -> Markup {
+/// Deliveries as a table, on the page of their destination or of their study: what is the same for
+/// all of them stays away. The destination's words get a row of their own, as they can be long.
+pub(super) fn table(page: &Page<'_>, deliveries: &[DeliveryLine], of_study: bool) -> Markup {
     html! {
         div.scroll { table {
             tr {
-                th.number { "No." } th { "Study" } th { "Model" } th { "To" } th { "State" } th.number { "Tries" }
-                th { "Last try" } th { "Next try" } th { "What the destination said" } th {}
+                th { "No." }
+                @if of_study { th { "To" } } @else { th { "Study" } th { "Model" } }
+                th { "State" } th { "Last try" } th { "Next try" } th {}
             }
-            @for delivery in deliveries { tr {
-                td.number { (delivery.id) }
-                td { a href=(format!("/studies/{}", delivery.study)) { code { (delivery.study) } } " rev. " (delivery.revision) }
-                td { (delivery.model) }
-                td { (delivery.destination) }
-                td { (state(&delivery.state)) }
-                td.number { (delivery.attempts) }
-                td.time { @if let Some(at) = delivery.last_at { (page.time(at)) } }
-                td.time { @if delivery.state == "queued" {
-                    @if delivery.next_at <= page.now_ms { "now" }
-                    @else { "in " (duration(delivery.next_at - page.now_ms)) }
+            @for delivery in deliveries {
+                tr.split[delivery.last_reason.is_some()] {
+                    td { (delivery.id) }
+                    @if of_study { td { (delivery.destination) } } @else {
+                        td { a href=(format!("/studies/{}", delivery.study)) { code { (delivery.study) } } " rev. " (delivery.revision) }
+                        td { (delivery.model) }
+                    }
+                    td { (state(&delivery.state)) " " (counted(delivery.attempts, "try", "tries")) }
+                    td.time { @if let Some(at) = delivery.last_at { (page.time(at)) } }
+                    td.time { @if delivery.state == "queued" {
+                        @if delivery.next_at <= page.now_ms { "now" }
+                        @else { "in " (duration(delivery.next_at - page.now_ms)) }
+                    } }
+                    td { @if delivery.state == "dead" {
+                        (page.action(&format!("/queue/{}/replay", delivery.id), "Replay", None))
+                    } }
+                }
+                @if let Some(reason) = &delivery.last_reason { tr {
+                    td {}
+                    td.words colspan="6" {
+                        span.soft { "It said: " }
+                        span.reason[delivery.state != "delivered"] { (reason.expose()) }
+                    }
                 } }
-                td.words { @if let Some(reason) = &delivery.last_reason {
-                    @if delivery.state == "delivered" { span.soft { (reason.expose()) } }
-                    @else { span.reason { (reason.expose()) } }
-                } }
-                td { @if delivery.state == "dead" {
-                    (page.action(&format!("/queue/{}/replay", delivery.id), "Replay", None))
-                } }
-            } }
+            }
         } }
     }
 }

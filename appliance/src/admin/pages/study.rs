@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::{Page, bytes, digest, duration, state};
+use super::{Page, bytes, counted, digest, duration, state};
 use crate::finding::{Completeness, Tier};
 use crate::job::{JobState, State, StudyState};
 use crate::store::queries::{
@@ -28,21 +28,22 @@ pub fn studies(page: &Page<'_>, filter: &StudyFilter, lines: &[StudyLine]) -> Ma
             @if lines.is_empty() { p { "No study." } } @else {
                 div.scroll { table {
                     tr {
-                        th { "Study" } th { "State" } th.number { "Rev." } th.number { "Series" } th.number { "Images" }
-                        th { "First image" } th { "Last image" } th { "Models" } th { "Deliveries" } th {}
+                        th { "Study" } th { "State" } th.number { "Rev." } th { "Images" }
+                        th { "Last image" } th { "Models" } th { "Deliveries" } th {}
                     }
-                    @for line in lines { tr {
+                    @for line in lines {
+                    tr.split[!line.note.is_empty()] {
                         td { a href=(format!("/studies/{}", line.key)) { code { (line.key) } } }
                         td { (state(&line.state)) }
                         td.number { (line.revision) }
-                        td.number { (line.series) }
-                        td.number { (line.instances) }
-                        td.time { (page.time(line.first_at)) }
+                        td { (line.instances) " in " (line.series) " series" }
                         td.time { (page.time(line.last_at)) }
                         td { @if let Some(worst) = line.worst_job() { (state(worst)) } }
                         td { @if let Some(worst) = line.worst_delivery() { (state(worst)) } }
-                        td { (line.note) @if line.problem { " " span.tag.bad { "look" } } }
-                    } }
+                        td { @if line.problem { span.tag.bad { "look" } } }
+                    }
+                    @if !line.note.is_empty() { tr { td {} td.soft colspan="7" { (line.note) } } }
+                    }
                 } }
             }
         }
@@ -159,6 +160,9 @@ fn values(object: &Value) -> Markup {
     let text = |value: &Value| match value {
         Value::Null => "—".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+        }
         other => other.to_string(),
     };
     html! {
@@ -175,9 +179,13 @@ fn values(object: &Value) -> Markup {
     }
 }
 
+fn joined(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
+}
+
 fn one_job(page: &Page<'_>, detail: &StudyDetail, revision: &Revision, job: &Job) -> Markup {
     let failed = job.state == JobState::Failed.as_str();
-    let can_replay = failed && job.result.is_none() && revision.revision == detail.line.revision;
+    let can_replay = failed && revision.revision == detail.line.revision;
     let series: Vec<String> = job.series.iter().map(u32::to_string).collect();
     html! {
         h3 {
@@ -188,24 +196,26 @@ fn one_job(page: &Page<'_>, detail: &StudyDetail, revision: &Revision, job: &Job
             dt { "Series" } dd { (series.join(", ")) }
             dt { "Result goes to" } dd {
                 @if job.deliver.is_empty() { "nobody: no rule names a destination" }
-                @for (destination, mode) in &job.deliver {
-                    (destination) @if mode == "shadow" { " (shadow: kept, not sent)" } " "
-                }
+                (joined(job.deliver.iter().map(|(destination, mode)| {
+                    let shadow = if mode == "shadow" { " (shadow: kept, not sent)" } else { "" };
+                    format!("{destination}{shadow}")
+                })))
             }
             dt { "Made" } dd { (page.time(job.created_at)) }
             @if let Some(at) = job.finished_at {
-                dt { "Ended" } dd { (page.time(at)) " after " (duration(at - job.created_at)) ", " (job.attempts) " tries" }
+                dt { "Ended" } dd { (page.time(at)) " after " (duration(at - job.created_at)) ", " (counted(job.attempts, "try", "tries")) }
             }
             @if !job.timings.is_empty() {
-                dt { "Time" } dd { @for (stage, ms) in &job.timings { (stage.replace('_', " ")) " " (format!("{ms:.0}")) " ms  " } }
+                dt { "Time" } dd { (joined(job.timings.iter().map(|(stage, ms)| format!("{} {ms:.0} ms", stage.replace('_', " "))))) }
             }
             @if let Some(hex) = &job.model_digest { dt { "Bundle" } dd { (digest(hex)) } }
             @if let Some(error) = &job.error { dt { "Error" } dd.reason { (error) } }
         }
         @if let Some(said) = &job.outcome { (outcome(said)) }
-        @if let Some(result) = &job.result {
+        @if job.outcome_unreadable { p.reason { "What the model said is kept, but this release cannot read it." } }
+        @for result in &job.results {
             h3 { "Result, made " (page.time(result.created_at)) }
-            @if result.deliveries.is_empty() { p { "No delivery." } } @else { (super::queue::table(page, &result.deliveries)) }
+            @if result.deliveries.is_empty() { p { "No delivery." } } @else { (super::queue::table(page, &result.deliveries, true)) }
         }
     }
 }
@@ -222,7 +232,10 @@ fn outcome(outcome: &Outcome) -> Markup {
                 Completeness::Partial(why) => span.reason { "Incomplete (" (outcome.examined) " images examined): " (why) ". " },
                 Completeness::NotRun(why) => span.reason { "Not examined: " (why) ". " },
             }
-            @for (tier, count) in outcome.tiers.iter().rev() { (count) " " (tier) " " }
+            (joined([Tier::Reported, Tier::Flagged, Tier::Suppressed].into_iter().map(|tier| {
+                format!("{} {}", outcome.tiers.get(tier.as_str()).copied().unwrap_or_default(), tier.as_str())
+            })))
+            "."
         }
         @if !outcome.findings.is_empty() { div.scroll { table {
             tr { th { "Tier" } th { "Finding" } th { "Where" } th.number { "Score" } th { "Measured" } th { "Source" } }

@@ -107,8 +107,10 @@ pub struct Job {
     pub error: Option<String>,
     /// What the model said.
     pub outcome: Option<Outcome>,
+    /// It said something that this release cannot read.
+    pub outcome_unreadable: bool,
     /// What was made of it.
-    pub result: Option<ResultLine>,
+    pub results: Vec<ResultLine>,
 }
 
 /// What a model said, in short.
@@ -281,6 +283,7 @@ impl Study<'_> {
             let series: Vec<String> = serde_json::from_str(&row.get::<_, String>(3)?).unwrap_or_default();
             let timings: Option<String> = row.get(10)?;
             let outcome: Option<String> = row.get(12)?;
+            let parsed = outcome.as_deref().map(serde_json::from_str::<ModelResult>);
             let id = row.get(0)?;
             jobs.push(Job {
                 id,
@@ -295,11 +298,12 @@ impl Study<'_> {
                 model_digest: row.get(9)?,
                 timings: numbers(timings.as_deref()),
                 error: row.get(11)?,
-                outcome: match outcome.as_deref().map(serde_json::from_str::<ModelResult>) {
+                outcome_unreadable: matches!(parsed, Some(Err(_))),
+                outcome: match parsed {
                     Some(Ok(result)) => Some(self.outcome(&result)?),
                     _ => None,
                 },
-                result: self.result(id)?,
+                results: self.results(id)?,
             });
         }
         Ok(jobs)
@@ -355,15 +359,20 @@ impl Study<'_> {
         })
     }
 
-    fn result(&self, job: i64) -> Result<Option<ResultLine>, LedgerError> {
-        let found: Option<(i64, i64, String)> = self
+    /// The results of a job, the first one first: a job that was run again may have several.
+    fn results(&self, job: i64) -> Result<Vec<ResultLine>, LedgerError> {
+        let found: Vec<(i64, i64, String)> = self
             .connection
-            .prepare_cached("SELECT id, created_at, sr_file FROM results WHERE job_id = ?1")?
-            .query_row([job], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-            .optional()?;
-        let Some((id, created_at, sr_file)) = found else { return Ok(None) };
-        let deliveries = super::deliveries_of_result(self.connection, id)?;
-        Ok(Some(ResultLine { created_at, sr_file, deliveries }))
+            .prepare_cached("SELECT id, created_at, sr_file FROM results WHERE job_id = ?1 ORDER BY id")?
+            .query_map([job], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        found
+            .into_iter()
+            .map(|(id, created_at, sr_file)| {
+                let deliveries = super::deliveries_of_result(self.connection, id)?;
+                Ok(ResultLine { created_at, sr_file, deliveries })
+            })
+            .collect()
     }
 }
 

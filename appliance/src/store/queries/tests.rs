@@ -44,7 +44,7 @@ fn a_study_tells_where_it_went_and_why() {
     assert_eq!(outcome.findings[0].tier, Tier::Reported);
     assert_eq!(outcome.findings[2].tier, Tier::Suppressed);
     assert_eq!((outcome.findings[2].series, outcome.findings[2].image), (1, Some(2)));
-    let deliveries = &job.result.as_ref().expect("made").deliveries;
+    let deliveries = &job.results.first().expect("made").deliveries;
     assert_eq!((deliveries[0].destination.as_str(), deliveries[1].state.as_str()), ("pacs", "dead"));
 }
 
