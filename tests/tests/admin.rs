@@ -56,13 +56,24 @@ impl Scene {
     }
 }
 
-/// The first form of the page whose target speaks of a replay.
-fn replay_target(page: &str) -> Option<String> {
-    page.split("action=\"")
-        .skip(1)
-        .filter_map(|rest| rest.split('"').next())
-        .find(|target| target.contains("replay"))
-        .map(str::to_owned)
+/// An attribute of an HTML tag, given from its name on.
+fn attribute(tag: &str, name: &str) -> Option<String> {
+    let (_, rest) = tag.split_once(&format!(" {name}=\""))?;
+    rest.split('"').next().map(str::to_owned)
+}
+
+/// The first form of the page that asks for a replay: its target, and the fields that a browser would
+/// send with it, hidden ones included.
+fn replay_form(page: &str) -> Option<(String, String)> {
+    page.split("<form").skip(1).find_map(|form| {
+        let form = form.split("</form").next()?;
+        let target = attribute(form, "action").filter(|target| target.contains("replay"))?;
+        let fields = form.split("<input").skip(1).filter_map(|input| {
+            let tag = input.split('>').next()?;
+            Some(format!("{}={}", attribute(tag, "name")?, attribute(tag, "value")?))
+        });
+        Some((target, fields.collect::<Vec<_>>().join("&")))
+    })
 }
 
 #[test]
@@ -100,24 +111,27 @@ fn a_viewer_sees_and_an_operator_acts() {
             .filter(|link| link.starts_with('/'))
             .map(str::to_owned),
     );
-    let target = pages
+    let (target, form) = pages
         .iter()
-        .find_map(|page| replay_target(&operator.get(page).body))
+        .find_map(|page| replay_form(&operator.get(page).body))
         .unwrap_or_else(|| panic!("no page of {pages:?} offers an operator a replay"));
+    let form = if form.is_empty() { format!("id={id}") } else { form };
     for page in &pages {
         assert_eq!(viewer.get(page).status, 200, "{page}");
-        assert_eq!(replay_target(&viewer.get(page).body), None, "{page} offers a viewer a replay");
+        assert_eq!(replay_form(&viewer.get(page).body), None, "{page} offers a viewer a replay");
     }
-    let refused = viewer.post(&target, &format!("id={id}"));
+    let refused = viewer.post(&target, &form);
     assert_eq!(refused.status, 403, "{refused:?}");
+    // Not without the page's own form, and not from another site's page.
+    let bare = operator.post(&target, &format!("id={id}"));
+    assert_eq!(bare.status, 403, "{bare:?}");
+    let foreign =
+        operator.fetch(&target, &["-X", "POST", "--data", &form, "-H", "Origin: https://evil.example"]);
+    assert_eq!(foreign.status, 403, "{foreign:?}");
     assert_eq!(scene.line.daemon.ledger().deliveries_in("ris-strict", "dead").len(), 1);
 
     scene.ris.behave(Behaviour::Accept);
-    // Not from another site's page.
-    let foreign = operator
-        .fetch(&target, &["-X", "POST", "--data", &format!("id={id}"), "-H", "Origin: https://evil.example"]);
-    assert_eq!(foreign.status, 403, "{foreign:?}");
-    let done = operator.post(&target, &format!("id={id}"));
+    let done = operator.post(&target, &form);
     assert!(matches!(done.status, 200 | 204 | 302 | 303), "{done:?}");
     scene.line.daemon.wait_for("the replayed delivery", 20, |ledger| {
         ledger.deliveries_in("ris-strict", "delivered").into_iter().next()

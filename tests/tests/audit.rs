@@ -52,7 +52,7 @@ impl Scene {
         assert_ne!(lines, self.lines, "{what}: nothing was changed");
         let said = self.verify_lines(&lines);
         assert_ne!(said.code, Some(0), "{what}: not found");
-        let named = said.err.split(|c: char| !c.is_ascii_digit()).any(|number| number == at.to_string());
+        let named = said.all().split(|c: char| !c.is_ascii_digit()).any(|number| number == at.to_string());
         assert!(named, "{what}: record {at} is not named:\n{}", said.all());
     }
 }
