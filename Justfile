@@ -10,14 +10,16 @@ default:
     @just --list --unsorted
 
 # Shows the whole line on real studies: sends, infers, reports, delivers; leaves its results in target/demo.
+[positional-arguments]
 demo *ARGS: parts build
-    target/debug/lightbox demo {{ ARGS }}
+    target/debug/lightbox demo "$@"
 
 # Runs every test, with real peers; arguments go to the test runner, e.g. `./justw test security`.
+[positional-arguments]
 test *ARGS: parts peers
     cargo build --workspace --all-targets
     @echo "test: SKIPPED, being slow: the long crash test (./justw soak)"
-    cargo nextest run --workspace --no-fail-fast {{ ARGS }}
+    cargo nextest run --workspace --no-fail-fast "$@"
 
 # Builds everything, for debugging.
 build:

@@ -4,7 +4,7 @@
 #   target/parts/onnxruntime/libonnxruntime.so       ONNX Runtime, from its Python wheel
 #   target/parts/samples/pydicom/                    DICOM files that ship with pydicom
 #   target/parts/samples/pydicom-data/               and with pydicom-data
-#   target/bundles/*                                 what models/reference/*/fetch.{sh,py} make
+#   target/bundles/*                                 what models/reference/*/fetch.sh make
 #
 # A part is made whole under another name, then renamed; one that is there and right is left alone.
 set -euo pipefail
@@ -36,9 +36,9 @@ wheel() {
 # is_right FOLDER STAMP: whether the part is there, made from this very pin.
 is_right() { [[ -f $1/.pin && $(<"$1/.pin") == "$2" ]]; }
 
-# put FOLDER STAMP: gives the finished $work/part its name.
+# put FOLDER [STAMP]: gives the finished $work/part its name.
 put() {
-    printf '%s\n' "$2" >"$work/part/.pin"
+    if (($# > 1)); then printf '%s\n' "$2" >"$work/part/.pin"; fi
     chmod 755 "$work/part"
     rm -rf "$work/old"
     mkdir -p "$(dirname "$1")"
@@ -86,16 +86,22 @@ samples_pydicom_data() {
     put "$parts/samples/pydicom-data" "$stamp"
 }
 
-# A reference bundle whose weights are not ours to commit has a script that fetches them.
+# A reference bundle whose weights are not ours to commit has a script that fetches them. The pin lies
+# beside the bundle: inside it would be a file that the manifest does not name.
 bundles() {
-    local script
+    local script source name stamp
     for script in models/reference/*/fetch.sh; do
-        [[ -f $script ]] && PYTHON=$python bash "$script"
+        [[ -f $script ]] || continue
+        source=$(dirname "$script") name=$(basename "$source")
+        stamp=$(cat "$source"/* | sha256sum)
+        if [[ -d target/bundles/$name && -f target/bundles/$name.pin && $(<"target/bundles/$name.pin") == "$stamp" ]]; then
+            continue
+        fi
+        say "fetching the bundle $name"
+        PATH="$(dirname "$python"):$PATH" sh "$script" "$PWD/$work/part" >/dev/null
+        put "target/bundles/$name"
+        printf '%s\n' "$stamp" >"target/bundles/$name.pin"
     done
-    for script in models/reference/*/fetch.py; do
-        [[ -f $script ]] && "$python" "$script"
-    done
-    return 0
 }
 
 onnxruntime

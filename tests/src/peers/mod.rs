@@ -1,0 +1,13 @@
+//! Real peers, each a process or a thread of its own on a port of its own.
+
+pub mod curl;
+pub mod mllp;
+pub mod orthanc;
+pub mod port;
+pub mod proxy;
+pub mod refusing;
+pub mod server;
+pub mod silent;
+pub mod storescp;
+pub mod storescu;
+pub mod tls_client;

@@ -1,0 +1,173 @@
+//! Writing site files: a small working site, to which a test adds what it is about.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::command::{onnxruntime, root};
+use crate::hospital::{Hospital, Identity};
+
+/// Our own AE title in every test.
+pub const AE_TITLE: &str = "LIGHTBOX";
+
+/// A site file in the making.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Where it is written.
+    pub path: PathBuf,
+    /// `appliance.data_dir`.
+    pub data_dir: PathBuf,
+    /// `timers.quiet_seconds`.
+    pub quiet_seconds: u32,
+    /// `store.reserve_mib`.
+    pub reserve_mib: u32,
+    /// `deliver.response_timeout_seconds`.
+    pub response_timeout_seconds: u32,
+    appliance: String,
+    dicom: String,
+    tables: String,
+}
+
+impl Site {
+    /// A site with our identity, short timers, free ports and nothing else.
+    pub fn new(hospital: &Hospital) -> Self {
+        let own = hospital.issue("lightbox");
+        let mut appliance =
+            String::from("[appliance]\nname = \"RAD-AI-1\"\ninstitution = \"Test Hospital\"\n");
+        let _ = writeln!(appliance, "ae_title = \"{AE_TITLE}\"\nallow_unsigned_models = true");
+        let _ = writeln!(
+            appliance,
+            "tls = {{ certificate = {:?}, key = {:?}, authorities = [{:?}] }}",
+            own.certificate,
+            own.key,
+            hospital.ca()
+        );
+        Site {
+            path: hospital.folder().join("site.toml"),
+            data_dir: hospital.folder().join("data"),
+            quiet_seconds: 1,
+            reserve_mib: 2,
+            response_timeout_seconds: 5,
+            appliance,
+            dicom: "[dicom]\nlisten = \"127.0.0.1:0\"\n".into(),
+            tables: String::new(),
+        }
+    }
+
+    /// Adds a line to `[dicom]`.
+    pub fn dicom_line(mut self, line: &str) -> Self {
+        let _ = writeln!(self.dicom, "{line}");
+        self
+    }
+
+    /// Adds tables as they stand.
+    pub fn text(mut self, toml: &str) -> Self {
+        let _ = writeln!(self.tables, "\n{toml}");
+        self
+    }
+
+    /// A peer that may send, its certificate pinned.
+    pub fn sender(self, name: &str, ae_title: &str, identity: &Identity) -> Self {
+        self.text(&format!(
+            "[[peer]]\nname = {name:?}\nae_title = {ae_title:?}\ncertificate = {{ sha256 = {:?} }}\nmay = [\"send\"]",
+            identity.sha256
+        ))
+    }
+
+    /// A peer that may send, its certificate issued by the authority for `certificate_name`.
+    pub fn sender_by_name(self, name: &str, ae_title: &str, certificate_name: &str) -> Self {
+        self.text(&format!(
+            "[[peer]]\nname = {name:?}\nae_title = {ae_title:?}\ncertificate = {{ name = {certificate_name:?} }}\nmay = [\"send\"]"
+        ))
+    }
+
+    /// A peer that receives, and the destination of the same name.
+    pub fn receiver(self, name: &str, ae_title: &str, port: u16, identity: &Identity) -> Self {
+        self.text(&format!(
+            "[[peer]]\nname = {name:?}\nae_title = {ae_title:?}\naddress = \"127.0.0.1:{port}\"\ncertificate = {{ sha256 = {:?} }}\nmay = [\"receive\"]\n\n[[destination]]\nname = {name:?}\ndicom = {{ peer = {name:?} }}",
+            identity.sha256
+        ))
+    }
+
+    /// An HL7 destination without TLS, with more keys of `destination.hl7` in `more`.
+    pub fn hl7(self, name: &str, port: u16, more: &str) -> Self {
+        self.text(&format!(
+            "[[destination]]\nname = {name:?}\n[destination.hl7]\naddress = \"127.0.0.1:{port}\"\nreceiving_application = \"RIS\"\nreceiving_facility = \"HOSPITAL\"\nassigning_authority = \"HOSPITAL\"\n{more}"
+        ))
+    }
+
+    /// An operator, by pinned certificate.
+    pub fn operator(self, name: &str, role: &str, identity: &Identity) -> Self {
+        self.text(&format!(
+            "[[operator]]\nname = {name:?}\nrole = {role:?}\ncertificate = {{ sha256 = {:?} }}",
+            identity.sha256
+        ))
+    }
+
+    /// A model.
+    pub fn model(self, name: &str, bundle: &Path) -> Self {
+        self.text(&format!("[[model]]\nname = {name:?}\nbundle = {bundle:?}"))
+    }
+
+    /// The phantom detector, as `phantom`.
+    pub fn phantom_detector(self) -> Self {
+        self.model("phantom", &phantom_bundle())
+    }
+
+    /// A rule with `conditions` (lines of `[rule.match]`) that sends to one model and to destinations.
+    pub fn rule(self, name: &str, conditions: &str, models: &[&str], deliver: &[&str]) -> Self {
+        self.text(&format!(
+            "[[rule]]\nname = {name:?}\nmatch = {{ {conditions} }}\nmodels = {models:?}\ndeliver = {deliver:?}"
+        ))
+    }
+
+    /// The whole text.
+    pub fn toml(&self) -> String {
+        format!(
+            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\n\n[timers]\nquiet_seconds = {}\n\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\n{}",
+            self.appliance,
+            self.data_dir,
+            self.dicom,
+            self.reserve_mib,
+            self.quiet_seconds,
+            onnxruntime(),
+            self.response_timeout_seconds,
+            self.tables
+        )
+    }
+
+    /// Writes it.
+    pub fn write(&self) -> &Path {
+        fs::write(&self.path, self.toml()).expect("the site file is written");
+        &self.path
+    }
+}
+
+/// The phantom detector's bundle.
+pub fn phantom_bundle() -> PathBuf {
+    root().join("models/reference/phantom-detector/bundle")
+}
+
+/// The phantom detector with a manifest that lets it look at any image, so that real studies, of which
+/// it knows nothing, run through the whole line.
+pub fn bundle_for_any_image(hospital: &Hospital) -> PathBuf {
+    let folder = hospital.sub_folder("bundles/any-image");
+    for entry in fs::read_dir(phantom_bundle()).expect("the phantom detector's bundle is there") {
+        let entry = entry.expect("an entry");
+        fs::copy(entry.path(), folder.join(entry.file_name())).expect("copied");
+    }
+    let manifest = folder.join("manifest.toml");
+    let text = fs::read_to_string(&manifest).expect("a manifest");
+    let changed = text
+        .replace(
+            "modalities = [\"CT\", \"DX\", \"CR\"]",
+            "modalities = [\"CT\", \"MR\", \"CR\", \"DX\", \"NM\", \"US\", \"OT\"]",
+        )
+        .replace("body_parts = [\"PHANTOM\"]", "when_unstated = \"allow\"")
+        .replace("id = \"lightbox-phantom-detector\"", "id = \"any-image\"");
+    for wanted in ["\"NM\"", "when_unstated", "any-image"] {
+        assert!(changed.contains(wanted), "the manifest's text has changed; mend this fixture ({wanted})");
+    }
+    fs::write(&manifest, changed).expect("written");
+    folder
+}
