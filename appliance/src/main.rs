@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use lightbox::cli::{audit, conformance, phantom, queue, rules, send, serve, site, studies};
 use lightbox::config::EXIT_BAD_SITE_FILE;
+use lightbox::daemon::StartError;
 use lightbox_provisioning::site::SiteError;
 
 /// Imaging-AI appliance: receives studies by DICOM TLS, runs models on them, and sends preliminary
@@ -50,7 +51,9 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("lightbox: {}", serve::explain(&error));
-            let bad_site = error.chain().any(|cause| cause.is::<SiteError>());
+            let bad_site = error.chain().any(|cause| {
+                cause.is::<SiteError>() || matches!(cause.downcast_ref(), Some(StartError::Site(_)))
+            });
             if bad_site { ExitCode::from(EXIT_BAD_SITE_FILE) } else { ExitCode::FAILURE }
         }
     }

@@ -218,8 +218,11 @@ async fn store<S: AsyncRead + AsyncWrite + Unpin>(
             None => return Sent::Never(Reason::plain("the SR on disk cannot be converted to Implicit VR")),
         },
         (None, None) => {
+            let why = association.refusal_of(COMPREHENSIVE_3D_SR).unwrap_or("no answer to the context");
             drop(association.release().await);
-            return Sent::Never(Reason::plain("the peer does not accept Comprehensive 3D SR Storage"));
+            return Sent::Never(Reason::plain(format!(
+                "the peer does not accept Comprehensive 3D SR Storage: {why}"
+            )));
         }
     };
     let request = Command {

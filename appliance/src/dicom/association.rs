@@ -362,7 +362,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Requested<S> {
         });
         self.pdus.send(&answer).await?;
         let peer_max = peer_max_pdu(&self.request.user_variables);
-        Ok(Association { pdus: self.pdus, contexts, peer_max, pending: VecDeque::new() })
+        Ok(Association { pdus: self.pdus, contexts, refused: Vec::new(), peer_max, pending: VecDeque::new() })
     }
 }
 
@@ -412,6 +412,8 @@ pub enum Incoming {
 pub struct Association<S> {
     pdus: PduStream<S>,
     contexts: BTreeMap<u8, Context>,
+    /// Abstract syntaxes that the peer refused, with its reason; empty where we are the acceptor.
+    refused: Vec<(String, &'static str)>,
     peer_max: u32,
     pending: VecDeque<PDataValue>,
 }
@@ -462,8 +464,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
                         })
                     })
                     .collect();
+                let refused = answer
+                    .presentation_contexts
+                    .iter()
+                    .filter_map(|result| {
+                        let asked = proposed.iter().find(|asked| asked.id == result.id)?;
+                        Some((asked.abstract_syntax.clone(), refusal_words(&result.reason)?))
+                    })
+                    .collect();
                 let peer_max = peer_max_pdu(&answer.user_variables);
-                Ok(Association { pdus, contexts, peer_max, pending: VecDeque::new() })
+                Ok(Association { pdus, contexts, refused, peer_max, pending: VecDeque::new() })
             }
             Pdu::AssociationRJ(rejection) => Err(AssociationError::Rejected(Rejection::of(&rejection))),
             Pdu::AbortRQ { source } => Err(AssociationError::Aborted(abort_words(&source))),
@@ -487,6 +497,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
                 context.abstract_syntax == abstract_syntax && context.transfer_syntax == transfer_syntax
             })
             .map(|(id, _)| *id)
+    }
+
+    /// Why the peer refused an abstract syntax, in the words of PS3.8 §9.3.3.2.
+    pub fn refusal_of(&self, abstract_syntax: &str) -> Option<&'static str> {
+        self.refused.iter().find(|(refused, _)| refused == abstract_syntax).map(|(_, why)| *why)
     }
 
     async fn next_value(&mut self, expected: &'static str) -> Result<Option<PDataValue>, AssociationError> {
@@ -664,6 +679,20 @@ async fn wait_for_close<S: AsyncRead + AsyncWrite + Unpin>(pdus: &mut PduStream<
     // ARTIM, but never long: a peer that stays is cut.
     drop(timeout(pdus.limits.artim.min(Duration::from_secs(2)), drain).await);
     pdus.buffer.advance(pdus.buffer.len());
+}
+
+fn refusal_words(reason: &PresentationContextResultReason) -> Option<&'static str> {
+    match reason {
+        PresentationContextResultReason::Acceptance => None,
+        PresentationContextResultReason::UserRejection => Some("user rejection (1)"),
+        PresentationContextResultReason::NoReason => Some("no reason, provider rejection (2)"),
+        PresentationContextResultReason::AbstractSyntaxNotSupported => {
+            Some("abstract syntax not supported (3)")
+        }
+        PresentationContextResultReason::TransferSyntaxesNotSupported => {
+            Some("transfer syntaxes not supported (4)")
+        }
+    }
 }
 
 fn abort_words(source: &AbortRQSource) -> &'static str {
