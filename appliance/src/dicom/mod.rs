@@ -5,6 +5,7 @@ pub mod charset;
 pub mod dimse;
 pub mod header;
 pub mod part_ten;
+pub mod scu;
 pub mod services;
 pub mod status;
 pub mod tls;
