@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use lightbox::cli::{conformance, phantom, rules, send, serve, site};
+use lightbox::cli::{conformance, demo, phantom, rules, send, serve, site};
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox_provisioning::site::SiteError;
 
@@ -23,6 +23,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
+    Demo(demo::Args),
     Serve(serve::Args),
     Site(site::Args),
     Rules(rules::Args),
@@ -33,6 +34,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
+        Verb::Demo(args) => args.run(),
         Verb::Serve(args) => args.run(),
         Verb::Site(args) => args.run(),
         Verb::Rules(args) => args.run(),

@@ -1,6 +1,7 @@
 //! The command line: one folder entry a verb.
 
 pub mod conformance;
+pub mod demo;
 pub mod phantom;
 pub mod rules;
 pub mod send;

@@ -41,6 +41,16 @@ impl Instance {
             transfer_syntax: found.meta.transfer_syntax().to_owned(),
         })
     }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SOP Instance UID.
+    pub fn sop_instance_uid(&self) -> &Phi<String> {
+        &self.sop_instance_uid
+    }
 }
 
 /// The application entity that is sent to, and who we are to it.
