@@ -161,9 +161,9 @@ pub async fn run(options: Options) -> anyhow::Result<Shown> {
     send(&sent, &site, &daemon, &mut show).await?;
 
     let ledger = open_reader(&data_dir.join("ledger.db"))?;
-    let snapshot = go_through(&sent, &ledger, &mut daemon, &mut show).await.map_err(|error| {
-        error.context(format!("the demo failed; the daemon's log: {}", folder.join("daemon.log").display()))
-    })?;
+    let snapshot = go_through(&sent, &ledger, &mut daemon, &mut show)
+        .await
+        .map_err(|error| anyhow!("{error:#}; the daemon's log: {}", folder.join("daemon.log").display()))?;
     show.now("reading the results back".into());
     let world = outcome::World { folder: &folder, pacs: &pacs, ris: &ris };
     let mut outcome = outcome::collect(&world, &sent, &snapshot, missing).await?;

@@ -76,13 +76,18 @@ pub async fn collect(
                 }
                 None => faults.push(format!("{} (study {}): the PACS has no SR", study.what, found.key)),
             }
+            let to_ris = made.deliveries.iter().any(|delivery| delivery.destination == "ris");
             match kept.iter().find(|message| message.control_id == made.control_id) {
                 Some(message) => {
                     write(&oru.join(format!("{name}.hl7")), message.message.expose().as_bytes())?;
                     files.oru.push(format!("oru/{name}.hl7"));
                     example.get_or_insert_with(|| message.message.clone());
                 }
-                None => faults.push(format!("{} (study {}): the RIS has no message", study.what, found.key)),
+                None if to_ris => {
+                    faults.push(format!("{} (study {}): the RIS has no message", study.what, found.key));
+                }
+                // The rule sends it to the PACS only.
+                None => {}
             }
         }
         if study.examined && found.jobs.is_empty() {
@@ -128,7 +133,9 @@ fn compare(study: &Sent, found: &Study, faults: &mut Vec<String>) -> Option<Stri
 
 /// Draws the frame with the most outlined findings; false where nothing was found anywhere.
 fn draw(folder: &Folder, sent: &[Sent], snapshot: &Snapshot) -> anyhow::Result<bool> {
-    let mut frames: BTreeMap<(&Phi<String>, u32), (&Study, &Job, Vec<&Finding>)> = BTreeMap::new();
+    /// The visible findings on one frame, by one study's job.
+    type OnFrame<'a> = (&'a Study, &'a Job, Vec<&'a Finding>);
+    let mut frames: BTreeMap<(&Phi<String>, u32), OnFrame<'_>> = BTreeMap::new();
     for study in &snapshot.studies {
         for job in &study.jobs {
             for finding in job.outcome.iter().flat_map(|outcome| &outcome.findings) {
@@ -151,14 +158,14 @@ fn draw(folder: &Folder, sent: &[Sent], snapshot: &Snapshot) -> anyhow::Result<b
     let path = file
         .ok_or_else(|| anyhow!("study {}: a finding is on an image that was not sent", study.key))?
         .path();
-    let grey = preview::windowed(path, number)
+    let image = preview::windowed(path, number)
         .with_context(|| format!("study {}: drawing the picture", study.key))?;
     let model = job.outcome.as_ref().map(|outcome| &outcome.model);
     let captions = [
         format!("study {}  frame {number}", study.key),
         model.map_or_else(|| job.model.clone(), |model| format!("{} {}", model.name, model.version)),
     ];
-    let picture = preview::draw(&grey, &Subject { findings: &findings, captions: &captions });
+    let picture = preview::draw(&Subject { image: &image, findings: &findings, captions: &captions });
     let path = folder.join("preview.png");
     picture.save(&path).with_context(|| format!("writing {}", path.display()))?;
     Ok(true)

@@ -39,7 +39,7 @@ pub enum Pacs {
     /// In this process.
     InProcess(Small),
     /// Orthanc, as a child process.
-    Orthanc(Orthanc),
+    Orthanc(Box<Orthanc>),
 }
 
 impl Pacs {
@@ -229,7 +229,7 @@ pub async fn start(
 ) -> anyhow::Result<Pacs> {
     if !in_process && let Some(program) = super::orthanc::find() {
         return match Orthanc::start(&program, site, folder).await {
-            Ok(orthanc) => Ok(Pacs::Orthanc(orthanc)),
+            Ok(orthanc) => Ok(Pacs::Orthanc(Box::new(orthanc))),
             Err(error) => bail!(
                 "{} does not start: {error:#}; remedy: see {}, or use --in-process-pacs",
                 program.display(),

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use dicom_dictionary_std::tags;
 use font8x8::legacy::BASIC_LEGACY;
 use image::imageops::{self, FilterType};
 use image::{GrayImage, Rgb, RgbImage};
@@ -42,17 +43,14 @@ fn colour(tier: Tier) -> Rgb<u8> {
     }
 }
 
-/// Size in which an image is shown.
-pub fn shown_size(columns: u32, rows: u32) -> (u32, u32) {
-    let longest = columns.max(rows).max(1);
-    if longest > SIDE_MAX {
-        let shrunk =
-            |side: u32| (f64::from(side) * f64::from(SIDE_MAX) / f64::from(longest)).round().max(1.0) as u32;
-        (shrunk(columns), shrunk(rows))
-    } else {
-        let factor = SIDE_MAX / longest;
-        (columns * factor, rows * factor)
-    }
+/// Size in which an image is shown. `aspect` is the height of a pixel in widths: where rows and
+/// columns lie a different distance apart, a circle must stay a circle.
+pub fn shown_size(columns: u32, rows: u32, aspect: f64) -> (u32, u32) {
+    let (wide, tall) = (f64::from(columns), f64::from(rows) * aspect);
+    let fit = f64::from(SIDE_MAX) / wide.max(tall).max(1.0);
+    let factor = if fit < 1.0 { fit } else { fit.floor() };
+    let side = |length: f64| (length * factor).round().clamp(1.0, f64::from(SIDE_MAX)) as u32;
+    (side(wide), side(tall))
 }
 
 /// A rectangle of the picture: left and top inside, right and bottom outside.
@@ -164,28 +162,41 @@ fn text(picture: &mut RgbImage, at: (i64, i64), content: &str, with: Rgb<u8>) {
 /// What the picture shows.
 #[derive(Debug)]
 pub struct Subject<'a> {
+    /// The source image in its window.
+    pub image: &'a Windowed,
     /// The findings on this frame; the suppressed ones are left out.
     pub findings: &'a [&'a Finding],
     /// Lines under the image: study key, model.
     pub captions: &'a [String],
 }
 
-/// Draws the picture: `grey` is the source image, windowed.
-pub fn draw(grey: &GrayImage, subject: &Subject<'_>) -> RgbImage {
+/// Draws the picture.
+pub fn draw(subject: &Subject<'_>) -> RgbImage {
+    let grey = &subject.image.grey;
     let source = grey.dimensions();
-    let shown = shown_size(source.0, source.1);
+    let shown = shown_size(source.0, source.1, subject.image.aspect);
     // Smooth when enlarged: a pixel's edges are no anatomy. The outlines are drawn afterwards, crisp.
     let scaled = imageops::resize(grey, shown.0, shown.1, FilterType::CatmullRom);
 
     let visible: Vec<&Finding> =
         subject.findings.iter().copied().filter(|finding| finding.tier != Tier::Suppressed).collect();
-    let labels: Vec<String> = visible
+    // Number and score stand at the outline, where long words would hide anatomy; the legend under
+    // the image says the rest.
+    let numbered = |index: usize, finding: &Finding| match finding.source.region {
+        Some(_) => format!("{}: {:.2}", index + 1, finding.score),
+        None => String::new(),
+    };
+    let legend: Vec<String> = visible
         .iter()
-        .map(|finding| format!("{} {:.2} {}", finding.finding.meaning, finding.score, finding.tier.as_str()))
+        .enumerate()
+        .map(|(index, finding)| {
+            let place = if finding.source.region.is_some() { "" } else { " (whole image)" };
+            let (meaning, tier) = (&finding.finding.meaning, finding.tier.as_str());
+            format!("{}: {meaning}, score {:.2}, {tier}{place}", index + 1, finding.score)
+        })
         .collect();
-    let unplaced = visible.iter().filter(|finding| finding.source.region.is_none()).count() as u32;
-    let lines = subject.captions.len() as u32 + unplaced;
-    let widest = subject.captions.iter().chain(&labels).map(|line| text_width(line)).max().unwrap_or(0);
+    let lines = (subject.captions.len() + legend.len()) as u32;
+    let widest = subject.captions.iter().chain(&legend).map(|line| text_width(line)).max().unwrap_or(0);
     let width = (text_width(BANNER).max(widest) + 2 * MARGIN).max(shown.0);
     let height = BANNER_HEIGHT + shown.1 + 2 * MARGIN + lines * LINE;
     let mut picture = RgbImage::from_pixel(width, height, PANEL);
@@ -208,29 +219,30 @@ pub fn draw(grey: &GrayImage, subject: &Subject<'_>) -> RgbImage {
         picture.put_pixel(x + origin.0 as u32, y + origin.1 as u32, Rgb([value; 3]));
     }
 
-    let mut below = i64::from(BANNER_HEIGHT + shown.1 + MARGIN);
-    let mut outlines: Vec<(usize, Area)> = Vec::new();
-    for (index, finding) in visible.iter().enumerate() {
-        match &finding.source.region {
-            Some(region) => outlines.push((index, place(region, source, shown, origin))),
-            // A classification speaks of the whole frame: its label stands under the image.
-            None => {
-                text(&mut picture, (i64::from(MARGIN), below), &labels[index], colour(finding.tier));
-                below += i64::from(LINE);
-            }
-        }
-    }
+    let outlines: Vec<(usize, Area)> = visible
+        .iter()
+        .enumerate()
+        .filter_map(|(index, finding)| {
+            Some((index, place(finding.source.region.as_ref()?, source, shown, origin)))
+        })
+        .collect();
     let mut taken: Vec<Area> = outlines.iter().map(|(_, area)| area.grown(5)).collect();
     for (index, area) in outlines {
         let with = colour(visible[index].tier);
         // A dark rim on both sides keeps the line visible on bright tissue.
         frame(&mut picture, area, 5, BLACK);
         frame(&mut picture, area.grown(1), 3, with);
-        let size = (i64::from(text_width(&labels[index])) + 8, i64::from(GLYPH) + 6);
+        let label_text = numbered(index, visible[index]);
+        let size = (i64::from(text_width(&label_text)) + 8, i64::from(GLYPH) + 6);
         let label = label_place(area.grown(5), size, within, &taken);
         fill(&mut picture, label, BLACK);
-        text(&mut picture, (label.left + 4, label.top + 3), &labels[index], with);
+        text(&mut picture, (label.left + 4, label.top + 3), &label_text, with);
         taken.push(label);
+    }
+    let mut below = i64::from(BANNER_HEIGHT + shown.1 + MARGIN);
+    for (line, finding) in legend.iter().zip(&visible) {
+        text(&mut picture, (i64::from(MARGIN), below), line, colour(finding.tier));
+        below += i64::from(LINE);
     }
     for caption in subject.captions {
         text(&mut picture, (i64::from(MARGIN), below), caption, GREY);
@@ -239,8 +251,15 @@ pub fn draw(grey: &GrayImage, subject: &Subject<'_>) -> RgbImage {
     picture
 }
 
+/// A frame of an image, ready to be shown.
+#[derive(Debug)]
+pub struct Windowed {
+    grey: GrayImage,
+    aspect: f64,
+}
+
 /// A frame of a stored image as grey values in the image's own window.
-pub fn windowed(path: &Path, number: u32) -> anyhow::Result<GrayImage> {
+pub fn windowed(path: &Path, number: u32) -> anyhow::Result<Windowed> {
     let image = Image::open(path, &Limits::default())?;
     let frame = image.frame(number)?;
     let input = Input {
@@ -257,7 +276,19 @@ pub fn windowed(path: &Path, number: u32) -> anyhow::Result<GrayImage> {
     let (tensor, _) = preprocess::tensor(&image, &frame, number, &input)?;
     let TensorData::F32(values) = tensor.data else { anyhow::bail!("the image has no grey values") };
     let bytes = values.iter().map(|value| (value.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
-    GrayImage::from_raw(frame.columns as u32, frame.rows as u32, bytes).context("the image has no size")
+    let (columns, rows) = (frame.columns as u32, frame.rows as u32);
+    let grey = GrayImage::from_raw(columns, rows, bytes).context("the image has no size")?;
+    // Only the ratio counts here, so the distances at the detector will do as well.
+    let spacing = [tags::PIXEL_SPACING, tags::IMAGER_PIXEL_SPACING]
+        .into_iter()
+        .find_map(|tag| image.object().get(tag)?.value().to_multi_float64().ok());
+    let aspect = match spacing.as_deref() {
+        Some([row_mm, column_mm]) if *row_mm > 0.0 && *column_mm > 0.0 => {
+            (row_mm / column_mm).clamp(0.2, 5.0)
+        }
+        _ => 1.0,
+    };
+    Ok(Windowed { grey, aspect })
 }
 
 #[cfg(test)]
@@ -293,11 +324,13 @@ mod tests {
 
     #[test]
     fn small_images_grow_by_whole_factors_and_large_ones_shrink() {
-        assert_eq!(shown_size(256, 256), (1024, 1024));
-        assert_eq!(shown_size(512, 640), (512, 640));
-        assert_eq!(shown_size(100, 60), (1000, 600));
-        assert_eq!(shown_size(4096, 2048), (1024, 512));
-        assert_eq!(shown_size(1, 1), (1024, 1024));
+        assert_eq!(shown_size(256, 256, 1.0), (1024, 1024));
+        assert_eq!(shown_size(512, 640, 1.0), (512, 640));
+        assert_eq!(shown_size(100, 60, 1.0), (1000, 600));
+        assert_eq!(shown_size(4096, 2048, 1.0), (1024, 512));
+        assert_eq!(shown_size(1, 1, 1.0), (1024, 1024));
+        // Pixels half as high as wide.
+        assert_eq!(shown_size(512, 512, 0.5), (1024, 512));
     }
 
     #[test]
@@ -324,8 +357,9 @@ mod tests {
         let seen = finding(Some(region), Tier::Reported);
         let hidden = finding(Some(far), Tier::Suppressed);
         let whole = finding(None, Tier::Flagged);
-        let subject = Subject { findings: &[&seen, &hidden, &whole], captions: &["caption".into()] };
-        let picture = draw(&GrayImage::from_pixel(100, 100, image::Luma([100])), &subject);
+        let image = Windowed { grey: GrayImage::from_pixel(100, 100, image::Luma([100])), aspect: 1.0 };
+        let findings = [&seen, &hidden, &whole];
+        let picture = draw(&Subject { image: &image, findings: &findings, captions: &["caption".into()] });
         assert!(picture.width() >= text_width(BANNER) && picture.height() > 1000);
         let count = |with: Rgb<u8>| picture.pixels().filter(|pixel| **pixel == with).count();
         assert!(count(colour(Tier::Reported)) > 3 * 4 * 200);

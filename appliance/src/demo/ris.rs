@@ -118,9 +118,7 @@ pub fn readable(message: &str) -> Vec<String> {
     message
         .split('\r')
         .map(|segment| segment.split('|').collect::<Vec<_>>())
-        .filter(|fields| {
-            fields.first() == Some(&"OBX") && matches!(fields.get(2), Some(&("TX" | "FT" | "ST")))
-        })
+        .filter(|fields| fields.first() == Some(&"OBX") && matches!(fields.get(2), Some(&("TX" | "FT"))))
         .flat_map(|fields| {
             let text = fields.get(5).copied().unwrap_or_default();
             let text = text.replace(r"\.br\", "\n").replace(r"\S\", "^").replace(r"\T\", "&");

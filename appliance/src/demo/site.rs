@@ -233,7 +233,8 @@ bundle = {}
 name = "MR of the head"
 match = {{ modality = "MR", body_part = ["HEAD", "BRAIN"] }}
 models = ["brain-tumour"]
-deliver = ["pacs", "ris"]
+# Not to the RIS: the sample is anonymised and has no patient ID, without which no HL7 message can be.
+deliver = ["pacs"]
 "#,
                 quoted(bundle)
             ));

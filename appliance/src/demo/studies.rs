@@ -38,7 +38,11 @@ pub struct Truth {
 
 /// The real studies: file below the samples' folder, what it is, whether the brain model gets it.
 const SAMPLES: &[(&str, &str, bool)] = &[
-    ("pydicom-data/emri_small_jpeg_2k_lossless.dcm", "MR of a head (enhanced, JPEG 2000)", true),
+    (
+        "pydicom-data/emri_small_jpeg_2k_lossless.dcm",
+        "MR of a head, 10 frames (enhanced, JPEG 2000; no patient ID, so no HL7)",
+        true,
+    ),
     ("pydicom-data/RG1_J2KR.dcm", "CR of a chest (JPEG 2000)", false),
     ("pydicom-data/693_J2KR.dcm", "CT (JPEG 2000)", false),
 ];

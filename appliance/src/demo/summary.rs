@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::studies::Sent;
-use super::watch::{self, Snapshot, Study};
+use super::watch::{Snapshot, Study};
 use crate::finding::{Completeness, ModelResult, Tier};
 
 /// The whole summary.
@@ -44,7 +43,7 @@ pub struct StudySummary {
     /// The models that examined it, as the site file names them.
     pub models: Vec<String>,
     /// Findings of each tier: `reported`, `flagged`, `suppressed`.
-    pub findings: BTreeMap<String, usize>,
+    pub findings: BTreeMap<&'static str, usize>,
     /// The visible findings, in the order in which they are reported.
     pub visible: Vec<Visible>,
     /// Whether every model saw all of it: its words where one did not.
@@ -108,13 +107,11 @@ pub struct Files {
 /// A study's entry. `truth` is the phantom's comparison, if it is one.
 pub fn study(sent: &Sent, found: &Study, files: Files, truth: Option<String>) -> StudySummary {
     let outcomes: Vec<&ModelResult> = found.jobs.iter().filter_map(|job| job.outcome.as_ref()).collect();
-    let mut findings = BTreeMap::new();
-    for outcome in &outcomes {
-        let Value::Object(counts) = watch::tiers(outcome) else { continue };
-        for (tier, count) in counts {
-            *findings.entry(tier).or_default() += count.as_u64().unwrap_or(0) as usize;
-        }
-    }
+    let of_tier = |tier: Tier| {
+        let all = outcomes.iter().flat_map(|outcome| &outcome.findings);
+        (tier.as_str(), all.filter(|finding| finding.tier == tier).count())
+    };
+    let findings = [Tier::Reported, Tier::Flagged, Tier::Suppressed].map(of_tier).into();
     StudySummary {
         what: sent.what.clone(),
         key: found.key.clone(),

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
-use serde_json::Value;
 
 use crate::deliver::context::ResultContext;
 use crate::finding::ModelResult;
@@ -296,17 +295,6 @@ impl Delivery {
             .as_ref()
             .map_or_else(|| "no reason was given".to_owned(), |reason| reason.expose().clone())
     }
-}
-
-/// Findings of each tier, all tiers named.
-pub fn tiers(outcome: &ModelResult) -> Value {
-    use crate::finding::Tier;
-    let count = |tier: Tier| outcome.findings.iter().filter(|finding| finding.tier == tier).count();
-    serde_json::json!({
-        "reported": count(Tier::Reported),
-        "flagged": count(Tier::Flagged),
-        "suppressed": count(Tier::Suppressed),
-    })
 }
 
 #[cfg(test)]
