@@ -56,7 +56,12 @@ pub fn gather(folder: &Folder, parts: &Parts, seed: u64) -> anyhow::Result<(Vec<
         phantom(folder, "ct", "CT phantom, 12 slices, 5 balls", ct)?,
         phantom(folder, "dx", "DX phantom, 6 disks", dx)?,
     ];
-    let mut missing = Vec::new();
+    let mut missing: Vec<String> = Vec::new();
+    if parts.brain_tumour.is_none() {
+        missing.push(
+            "no brain tumour model: its bundle is not there (get it by ./justw parts), so no rule takes an MR".into(),
+        );
+    }
     let Some(samples) = &parts.samples else {
         missing.push(
             "no real study: there are no samples here; get them by ./justw parts, or name them by --samples"
@@ -79,11 +84,6 @@ pub fn gather(folder: &Folder, parts: &Parts, seed: u64) -> anyhow::Result<(Vec<
                 path.display()
             )),
         }
-    }
-    if parts.brain_tumour.is_none() {
-        missing.push(
-            "no brain tumour model: its bundle is not there (get it by ./justw parts), so no rule takes an MR".into(),
-        );
     }
     Ok((found, missing))
 }
