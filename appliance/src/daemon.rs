@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::admin::{self, AdminState, ModelLine};
+use crate::admin::{self, AdminState, Listening, ModelLine};
 use crate::audit::{Event, EventKind};
 use crate::clock::SharedClock;
 use crate::config::{Config, chain};
@@ -235,6 +235,7 @@ impl Daemon {
             objects: store.objects.clone(),
             identity: store.identity.clone(),
             clock: clock.clone(),
+            listening: Listening { dicom: dicom_at.clone(), plaintext: plaintext_at.clone() },
             started_ms: clock.now_ms(),
             prometheus,
             models: model_lines(&config),

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod deliver;
+pub mod demo;
 pub mod dicom;
 pub mod finding;
 pub mod infer;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use lightbox::cli::{audit, conformance, phantom, queue, rules, send, serve, site, studies};
+use lightbox::cli::{audit, conformance, demo, phantom, queue, rules, send, serve, site, studies};
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
 use lightbox_provisioning::site::SiteError;
@@ -24,6 +24,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
+    Demo(demo::Args),
     Serve(serve::Args),
     Site(site::Args),
     Rules(rules::Args),
@@ -37,6 +38,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
+        Verb::Demo(args) => args.run(),
         Verb::Serve(args) => args.run(),
         Verb::Site(args) => args.run(),
         Verb::Rules(args) => args.run(),

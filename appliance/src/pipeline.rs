@@ -359,19 +359,24 @@ impl Pipeline {
     fn write_outputs(&self, context: ResultContext, destinations: &[String]) -> Result<Made, Failure> {
         let sr = sr::build(&context).map_err(|error| Failure::lasting(chain(&error)))?;
         let sr_file = self.results.keep(&sr, "dcm").map_err(|error| Failure::of_box(&error))?;
-        let mut oru_files = BTreeMap::new();
+        let (mut oru_files, mut oru_faults) = (BTreeMap::new(), BTreeMap::new());
         for name in destinations {
             let settings =
                 self.site.destination(name).and_then(|found| sender::oru_settings(&self.site, found));
             if let Some(settings) = settings {
-                let message =
-                    hl7::build_oru(&context, &settings).map_err(|error| Failure::lasting(chain(&error)))?;
-                let file =
-                    self.results.keep(message.as_bytes(), "hl7").map_err(|error| Failure::of_box(&error))?;
-                oru_files.insert(name.clone(), file);
+                match hl7::build_oru(&context, &settings) {
+                    Ok(message) => {
+                        let file = self.results.keep(message.as_bytes(), "hl7");
+                        oru_files.insert(name.clone(), file.map_err(|error| Failure::of_box(&error))?);
+                    }
+                    // What HL7 cannot say (a study without a Patient ID) does not keep the SR back.
+                    Err(error) => {
+                        oru_faults.insert(name.clone(), format!("no message can be made: {}", chain(&error)));
+                    }
+                }
             }
         }
-        Ok(Made { context, sr_file, oru_files })
+        Ok(Made { context, sr_file, oru_files, oru_faults })
     }
 
     async fn context(
@@ -406,7 +411,7 @@ impl Pipeline {
             study_uid: claim.study_uid.clone(),
             revision: claim.revision,
             evidence,
-            completion_note: claim.verdict.clone(),
+            completion_note: format!("Study taken as complete: {}.", claim.verdict),
             result,
             findings_text: draft.findings,
             impression_text: draft.impression,

@@ -58,6 +58,15 @@ pub struct ModelLine {
     pub fault: Option<String>,
 }
 
+/// Where DICOM is really listened for: the site file may leave the port to the system.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// With TLS.
+    pub dicom: String,
+    /// Without TLS, where that is on.
+    pub plaintext: Option<String>,
+}
+
 /// What the pages are made of; clones share it.
 #[derive(Clone)]
 pub struct AdminState {
@@ -71,6 +80,8 @@ pub struct AdminState {
     pub identity: Arc<DeviceIdentity>,
     /// For ages and the uptime.
     pub clock: SharedClock,
+    /// Where DICOM is listened for.
+    pub listening: Listening,
     /// When the daemon started, milliseconds since the epoch.
     pub started_ms: i64,
     /// What the daemon has counted.

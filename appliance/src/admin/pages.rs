@@ -15,7 +15,7 @@ pub use peers::peers;
 pub use queue::{Queue, queue};
 pub use study::{studies, study};
 
-use super::Operator;
+use super::{Listening, Operator};
 use crate::clock::utc_text;
 use crate::job::{DeliveryState, JobState, State, StudyState};
 
@@ -23,6 +23,8 @@ use crate::job::{DeliveryState, JobState, State, StudyState};
 pub struct Page<'a> {
     /// The site file.
     pub site: &'a Site,
+    /// Where DICOM is listened for.
+    pub listening: &'a Listening,
     /// Who looks.
     pub operator: &'a Operator,
     /// Token for the forms.

@@ -130,6 +130,7 @@ impl App {
     fn page<'a>(&'a self, operator: &'a Operator) -> Page<'a> {
         Page {
             site: &self.state.site,
+            listening: &self.state.listening,
             operator,
             token: self.tokens.issue(&self.state.identity, operator),
             now_ms: self.state.clock.now_ms(),

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod conformance;
+pub mod demo;
 mod files;
 pub mod phantom;
 mod place;

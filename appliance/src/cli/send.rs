@@ -1,25 +1,15 @@
 //! `lightbox send`: a C-STORE SCU over TLS, for trying things.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use lightbox_provisioning::site::parse_fingerprint;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::files::files_under;
-use crate::deliver::sender::exchange_store;
-use crate::dicom::association::{Association, Incoming, Limits};
-use crate::dicom::dimse::{C_ECHO_RQ, C_STORE_RQ, Command};
-use crate::dicom::part_ten;
-use crate::dicom::services::{IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION};
-use crate::dicom::status::{Class, class_of};
+use crate::dicom::scu::{Instance, Step, Target};
 use crate::dicom::tls::{self, Known, OwnIdentity};
-use crate::phi::Phi;
 
 /// Send DICOM files to an application entity (C-STORE over TLS), or just ask for an echo.
 ///
@@ -62,14 +52,6 @@ pub struct Args {
     files: Vec<PathBuf>,
 }
 
-/// A file to send.
-struct Instance {
-    path: PathBuf,
-    sop_class_uid: String,
-    sop_instance_uid: Phi<String>,
-    transfer_syntax: String,
-}
-
 impl Args {
     /// Sends the files.
     pub fn run(self) -> anyhow::Result<ExitCode> {
@@ -77,35 +59,35 @@ impl Args {
     }
 
     async fn send(self) -> anyhow::Result<ExitCode> {
-        let (mut instances, mut passed_over) = (Vec::new(), 0);
-        for path in files_under(&self.files)? {
-            match part_ten::open(&path) {
-                Ok(found) => instances.push(Instance {
-                    sop_class_uid: found.meta.media_storage_sop_class_uid().to_owned(),
-                    sop_instance_uid: Phi::new(found.meta.media_storage_sop_instance_uid().to_owned()),
-                    transfer_syntax: found.meta.transfer_syntax().to_owned(),
-                    path,
-                }),
-                Err(_) => passed_over += 1,
-            }
-        }
+        let files = files_under(&self.files)?;
+        let instances: Vec<_> = files.iter().filter_map(|path| Instance::open(path)).collect();
+        let passed_over = files.len() - instances.len();
         if passed_over > 0 {
             eprintln!("{passed_over} files are no DICOM Part 10 files and were passed over");
         }
         if instances.is_empty() && !self.echo {
             bail!("there is nothing to send: name DICOM Part 10 files or folders of them");
         }
-        let wait = Duration::from_secs(self.timeout);
-        let stream = tokio::time::timeout(wait, TcpStream::connect(&self.to))
-            .await
-            .map_err(|_| {
-                anyhow!("{}: no answer in {} s; check host, port and firewall", self.to, self.timeout)
-            })?
-            .with_context(|| format!("{} cannot be reached; check host and port", self.to))?;
-        stream.set_nodelay(true)?;
-        if self.plaintext {
-            return self.associate(stream, &instances).await;
-        }
+        let target = Target {
+            tls: if self.plaintext { None } else { Some(self.tls()?) },
+            address: self.to,
+            called: self.called,
+            calling: self.calling,
+            wait: Duration::from_secs(self.timeout),
+        };
+        let count = instances.len();
+        let failed = target
+            .send(&instances, self.echo, &mut |step| match step {
+                Step::Echoed => println!("C-ECHO answered"),
+                Step::Sent(index, None) => println!("{}/{count}: stored", index + 1),
+                Step::Sent(index, Some(problem)) => println!("{}/{count}: NOT stored: {problem}", index + 1),
+            })
+            .await?;
+        Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    /// Whom to trust, and who we are.
+    fn tls(&self) -> anyhow::Result<std::sync::Arc<rustls::ClientConfig>> {
         let known = match (&self.pin, &self.ca) {
             (Some(pin), _) => Known::Fingerprint(
                 parse_fingerprint(pin)
@@ -119,106 +101,6 @@ impl Args {
             (Some(cert), Some(key)) => Some(OwnIdentity::load(cert, key)?),
             _ => None,
         };
-        let config = tls::client_config(known, roots, identity.as_ref())?;
-        let connecting = TlsConnector::from(config).connect(tls::server_name(&self.to), stream);
-        let stream = tokio::time::timeout(wait, connecting)
-            .await
-            .map_err(|_| anyhow!("{}: no TLS handshake in {} s", self.to, self.timeout))?
-            .with_context(|| format!("{}: the TLS handshake failed", self.to))?;
-        self.associate(stream, &instances).await
+        Ok(tls::client_config(known, roots, identity.as_ref())?)
     }
-
-    async fn associate<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        stream: S,
-        instances: &[Instance],
-    ) -> anyhow::Result<ExitCode> {
-        let mut contexts: BTreeSet<(String, String)> = instances
-            .iter()
-            .map(|instance| (instance.sop_class_uid.clone(), instance.transfer_syntax.clone()))
-            .collect();
-        if self.echo {
-            contexts.insert((VERIFICATION.into(), IMPLICIT_VR_LITTLE_ENDIAN.into()));
-        }
-        if contexts.len() > 128 {
-            bail!("{} kinds of objects: an association has room for 128; send fewer at once", contexts.len());
-        }
-        let contexts: Vec<_> = contexts.into_iter().map(|(class, syntax)| (class, vec![syntax])).collect();
-        let wait = Duration::from_secs(self.timeout);
-        let limits = Limits { max_pdu: 131_072, artim: wait, idle: wait };
-        let mut association =
-            Association::request(stream, &self.calling, &self.called, &contexts, limits).await?;
-        if self.echo {
-            echo(&mut association).await?;
-            println!("C-ECHO answered");
-        }
-        let mut failed = 0;
-        for (index, instance) in instances.iter().enumerate() {
-            let problem = store(&mut association, index, instance).await?;
-            let number = index + 1;
-            match problem {
-                None => println!("{number}/{}: stored", instances.len()),
-                Some(problem) => {
-                    failed += 1;
-                    println!("{number}/{}: NOT stored: {problem}", instances.len());
-                }
-            }
-        }
-        association.release().await?;
-        Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-    }
-}
-
-async fn echo<S: AsyncRead + AsyncWrite + Unpin>(association: &mut Association<S>) -> anyhow::Result<()> {
-    let context = association
-        .context_for(VERIFICATION, IMPLICIT_VR_LITTLE_ENDIAN)
-        .ok_or_else(|| anyhow!("the peer does not accept Verification"))?;
-    let request = Command {
-        field: C_ECHO_RQ,
-        message_id: u16::MAX,
-        sop_class_uid: Some(VERIFICATION.into()),
-        ..Command::default()
-    };
-    association.send_command(context, &request).await?;
-    match association.next().await? {
-        Incoming::Command(_, response) if response.status == Some(0) => Ok(()),
-        _ => bail!("the peer did not answer C-ECHO with success"),
-    }
-}
-
-/// Sends one instance; yields why it was not stored.
-async fn store<S: AsyncRead + AsyncWrite + Unpin>(
-    association: &mut Association<S>,
-    index: usize,
-    instance: &Instance,
-) -> anyhow::Result<Option<String>> {
-    let Some(context) = association.context_for(&instance.sop_class_uid, &instance.transfer_syntax) else {
-        return Ok(Some(format!(
-            "the peer does not accept SOP class {} in transfer syntax {}",
-            instance.sop_class_uid, instance.transfer_syntax
-        )));
-    };
-    let request = Command {
-        field: C_STORE_RQ,
-        message_id: (index % 0xffff) as u16 + 1,
-        sop_class_uid: Some(instance.sop_class_uid.clone()),
-        sop_instance_uid: Some(instance.sop_instance_uid.clone()),
-        has_data_set: true,
-        ..Command::default()
-    };
-    let data_set = tokio::fs::File::from_std(open(&instance.path)?);
-    let response = exchange_store(association, context, &request, data_set).await?;
-    let status = response.status.unwrap_or(0xffff);
-    Ok(match class_of(status) {
-        Class::Success | Class::Warning => None,
-        _ => {
-            let comment =
-                response.error_comment.as_ref().map(|text| text.expose().as_str()).unwrap_or_default();
-            Some(format!("status {status:#06x} {comment}").trim_end().to_owned())
-        }
-    })
-}
-
-fn open(path: &Path) -> anyhow::Result<std::fs::File> {
-    Ok(part_ten::open(path).with_context(|| path.display().to_string())?.file)
 }

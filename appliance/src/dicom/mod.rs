@@ -6,6 +6,7 @@ pub mod charset;
 pub mod dimse;
 pub mod header;
 pub mod part_ten;
+pub mod scu;
 pub mod services;
 pub mod status;
 pub mod tls;

@@ -43,7 +43,7 @@ impl OnnxEngine {
     pub fn new(config: &Config) -> Result<OnnxEngine, EngineError> {
         if !(1..=256).contains(&config.threads) {
             return Err(EngineError::Runtime {
-                problem: format!("infer.engine.threads is {}", config.threads),
+                problem: format!("infer.threads is {}", config.threads),
                 remedy: "use 1 to 256".into(),
             });
         }
@@ -55,9 +55,10 @@ impl OnnxEngine {
             .or_else(|| variable("ORT_DYLIB_PATH"))
             .ok_or_else(|| EngineError::Runtime {
                 problem: "no path to ONNX Runtime's library is given".into(),
-                remedy: "set infer.engine.library or LIGHTBOX_ONNXRUNTIME to libonnxruntime.so \
+                remedy:
+                    "set infer.onnxruntime in the site file, or LIGHTBOX_ONNXRUNTIME, to libonnxruntime.so \
                          (in a checkout: run ./justw parts)"
-                    .into(),
+                        .into(),
             })?;
         // A poisoned lock only means that another engine's start panicked; the value is whole.
         let mut shared = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +67,7 @@ impl OnnxEngine {
             Some((loaded, _)) => {
                 return Err(EngineError::Runtime {
                     problem: format!("another ONNX Runtime is loaded already: {}", loaded.display()),
-                    remedy: "give every engine of the process the same infer.engine.library".into(),
+                    remedy: "give every engine of the process the same infer.onnxruntime".into(),
                 });
             }
             None => {
@@ -82,7 +83,7 @@ impl OnnxEngine {
 fn load(library: &Path) -> Result<Environment, EngineError> {
     let refused = |problem: String| EngineError::Runtime {
         problem: format!("ONNX Runtime's library cannot be loaded from {}: {problem}", library.display()),
-        remedy: "set infer.engine.library (or LIGHTBOX_ONNXRUNTIME) to the libonnxruntime.so 1.24 or \
+        remedy: "set infer.onnxruntime (or LIGHTBOX_ONNXRUNTIME) to the libonnxruntime.so 1.24 or \
                  later for this machine (in a checkout: run ./justw parts)"
             .into(),
     };
@@ -182,8 +183,8 @@ mod tests {
         let config = Config { library: Some("/nowhere/libonnxruntime.so".into()), ..Config::default() };
         let refusal = OnnxEngine::new(&config).err().unwrap().to_string();
         assert!(refusal.contains("/nowhere/libonnxruntime.so"), "{refusal}");
-        assert!(refusal.contains("remedy: set infer.engine.library"), "{refusal}");
+        assert!(refusal.contains("remedy: set infer.onnxruntime"), "{refusal}");
         let config = Config { threads: 0, ..Config::default() };
-        assert!(OnnxEngine::new(&config).err().unwrap().to_string().contains("infer.engine.threads"));
+        assert!(OnnxEngine::new(&config).err().unwrap().to_string().contains("infer.threads"));
     }
 }

@@ -180,6 +180,8 @@ pub struct Made {
     pub sr_file: String,
     /// Files of the ORU messages, by destination.
     pub oru_files: BTreeMap<String, String>,
+    /// Why there is no message for a destination, without patient data: a dead letter from the start.
+    pub oru_faults: BTreeMap<String, String>,
 }
 
 /// How a job ended.
@@ -282,11 +284,24 @@ fn keep_result(writer: &Writer<'_>, claim: &Claim, made: &Made) -> Result<(), Le
     }
     let result_id = tx.last_insert_rowid();
     for (destination, send) in &claim.deliver {
-        let state = if *send { DeliveryState::Queued } else { DeliveryState::Held };
+        let fault = made.oru_faults.get(destination);
+        let state = match (fault, send) {
+            (Some(_), _) => DeliveryState::Dead,
+            (None, true) => DeliveryState::Queued,
+            (None, false) => DeliveryState::Held,
+        };
         tx.prepare_cached(
-            "INSERT INTO deliveries (result_id, destination, state, queued_at, next_at) VALUES (?1,?2,?3,?4,?4)",
+            "INSERT INTO deliveries (result_id, destination, state, queued_at, next_at, last_reason)
+             VALUES (?1,?2,?3,?4,?4,?5)",
         )?
-        .execute(params![result_id, destination, state.as_str(), now])?;
+        .execute(params![result_id, destination, state.as_str(), now, fault])?;
+        if let Some(code) = fault {
+            let detail = json!({ "destination": destination, "attempts": 0, "code": code });
+            writer.audit(
+                &Event::new(EventKind::ResultDeadLetter, claim.study_key.as_str(), detail)
+                    .with_outcome(Outcome::Serious),
+            )?;
+        }
     }
     writer.audit(&Event::new(
         EventKind::ResultMade,

@@ -50,8 +50,8 @@ pub fn overview(page: &Page<'_>, health: &Health) -> Markup {
                 dl.facts {
                     dt { "Station" } dd { (file.appliance.name) }
                     dt { "AE title" } dd { code { (file.appliance.ae_title) } }
-                    dt { "DICOM TLS" } dd { (file.dicom.listen) }
-                    @if let Some(plaintext) = &file.dicom.plaintext_listen {
+                    dt { "DICOM TLS" } dd { (page.listening.dicom) }
+                    @if let Some(plaintext) = &page.listening.plaintext {
                         dt { "DICOM without TLS" } dd { span.tag.warn { (plaintext) } }
                     }
                     dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) }

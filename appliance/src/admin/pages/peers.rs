@@ -19,7 +19,7 @@ pub fn peers(
         refusals.iter().filter(|(name, _)| !known(name)).flat_map(|(_, lines)| lines.clone()).collect();
     let content = html! {
         h1 { "Peers" }
-        p.soft { "They call " code { (page.site.file.appliance.ae_title) } " at " (page.site.file.dicom.listen)
+        p.soft { "They call " code { (page.site.file.appliance.ae_title) } " at " (page.listening.dicom)
             " with TLS and their own certificate." }
         @for peer in &page.site.file.peer { section.card {
             h2 { (peer.name) }

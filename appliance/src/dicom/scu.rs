@@ -1,0 +1,193 @@
+//! A storage SCU for trying things: `lightbox send` and the demo. Results leave the box another
+//! way, by `deliver::sender`, which knows queues and retries.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::association::{Association, Incoming, Limits};
+use super::dimse::{C_ECHO_RQ, C_STORE_RQ, Command};
+use super::part_ten;
+use super::services::{IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION};
+use super::status::{Class, class_of};
+use super::tls;
+use crate::deliver::sender::exchange_store;
+use crate::phi::Phi;
+
+/// A file to send.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    path: PathBuf,
+    sop_class_uid: String,
+    sop_instance_uid: Phi<String>,
+    transfer_syntax: String,
+}
+
+impl Instance {
+    /// Reads what an association must know of a file; `None` if it is no Part 10 file.
+    pub fn open(path: &Path) -> Option<Self> {
+        let found = part_ten::open(path).ok()?;
+        Some(Instance {
+            path: path.to_owned(),
+            sop_class_uid: found.meta.media_storage_sop_class_uid().to_owned(),
+            sop_instance_uid: Phi::new(found.meta.media_storage_sop_instance_uid().to_owned()),
+            transfer_syntax: found.meta.transfer_syntax().to_owned(),
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SOP Instance UID.
+    pub fn sop_instance_uid(&self) -> &Phi<String> {
+        &self.sop_instance_uid
+    }
+}
+
+/// The application entity that is sent to, and who we are to it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Host and port.
+    pub address: String,
+    /// Its AE title.
+    pub called: String,
+    /// Our AE title.
+    pub calling: String,
+    /// `None` sends without TLS.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Time for each answer.
+    pub wait: Duration,
+}
+
+/// What happened, as it happens.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// The peer answered C-ECHO.
+    Echoed,
+    /// The instance at this position was stored, or why it was not.
+    Sent(usize, Option<&'a str>),
+}
+
+impl Target {
+    /// Sends the instances over one association, after a C-ECHO if one is asked for; yields how
+    /// many were not stored.
+    pub async fn send(
+        &self,
+        instances: &[Instance],
+        with_echo: bool,
+        report: &mut (dyn FnMut(Step<'_>) + Send),
+    ) -> anyhow::Result<usize> {
+        let seconds = self.wait.as_secs();
+        let stream = tokio::time::timeout(self.wait, TcpStream::connect(&self.address))
+            .await
+            .map_err(|_| {
+                anyhow!("{}: no answer in {seconds} s; check host, port and firewall", self.address)
+            })?
+            .with_context(|| format!("{} cannot be reached; check host and port", self.address))?;
+        stream.set_nodelay(true)?;
+        let Some(config) = &self.tls else {
+            return self.associate(stream, instances, with_echo, report).await;
+        };
+        let connector = TlsConnector::from(config.clone());
+        let connecting = connector.connect(tls::server_name(&self.address), stream);
+        let stream = tokio::time::timeout(self.wait, connecting)
+            .await
+            .map_err(|_| anyhow!("{}: no TLS handshake in {seconds} s", self.address))?
+            .with_context(|| format!("{}: the TLS handshake failed", self.address))?;
+        self.associate(stream, instances, with_echo, report).await
+    }
+
+    async fn associate<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        instances: &[Instance],
+        with_echo: bool,
+        report: &mut (dyn FnMut(Step<'_>) + Send),
+    ) -> anyhow::Result<usize> {
+        let mut contexts: BTreeSet<(String, String)> = instances
+            .iter()
+            .map(|instance| (instance.sop_class_uid.clone(), instance.transfer_syntax.clone()))
+            .collect();
+        if with_echo {
+            contexts.insert((VERIFICATION.into(), IMPLICIT_VR_LITTLE_ENDIAN.into()));
+        }
+        if contexts.len() > 128 {
+            bail!("{} kinds of objects: an association has room for 128; send fewer at once", contexts.len());
+        }
+        let contexts: Vec<_> = contexts.into_iter().map(|(class, syntax)| (class, vec![syntax])).collect();
+        let limits = Limits { max_pdu: 131_072, artim: self.wait, idle: self.wait };
+        let mut association =
+            Association::request(stream, &self.calling, &self.called, &contexts, limits).await?;
+        if with_echo {
+            echo(&mut association).await?;
+            report(Step::Echoed);
+        }
+        let mut failed = 0;
+        for (index, instance) in instances.iter().enumerate() {
+            let problem = store(&mut association, index, instance).await?;
+            failed += usize::from(problem.is_some());
+            report(Step::Sent(index, problem.as_deref()));
+        }
+        association.release().await?;
+        Ok(failed)
+    }
+}
+
+async fn echo<S: AsyncRead + AsyncWrite + Unpin>(association: &mut Association<S>) -> anyhow::Result<()> {
+    let context = association
+        .context_for(VERIFICATION, IMPLICIT_VR_LITTLE_ENDIAN)
+        .ok_or_else(|| anyhow!("the peer does not accept Verification"))?;
+    let request = Command {
+        field: C_ECHO_RQ,
+        message_id: u16::MAX,
+        sop_class_uid: Some(VERIFICATION.into()),
+        ..Command::default()
+    };
+    association.send_command(context, &request).await?;
+    match association.next().await? {
+        Incoming::Command(_, response) if response.status == Some(0) => Ok(()),
+        _ => bail!("the peer did not answer C-ECHO with success"),
+    }
+}
+
+/// Sends one instance; yields why it was not stored.
+async fn store<S: AsyncRead + AsyncWrite + Unpin>(
+    association: &mut Association<S>,
+    index: usize,
+    instance: &Instance,
+) -> anyhow::Result<Option<String>> {
+    let Some(context) = association.context_for(&instance.sop_class_uid, &instance.transfer_syntax) else {
+        return Ok(Some(format!(
+            "the peer does not accept SOP class {} in transfer syntax {}",
+            instance.sop_class_uid, instance.transfer_syntax
+        )));
+    };
+    let request = Command {
+        field: C_STORE_RQ,
+        message_id: (index % 0xffff) as u16 + 1,
+        sop_class_uid: Some(instance.sop_class_uid.clone()),
+        sop_instance_uid: Some(instance.sop_instance_uid.clone()),
+        has_data_set: true,
+        ..Command::default()
+    };
+    let file = part_ten::open(&instance.path).with_context(|| instance.path.display().to_string())?.file;
+    let response = exchange_store(association, context, &request, tokio::fs::File::from_std(file)).await?;
+    let status = response.status.unwrap_or(0xffff);
+    Ok(match class_of(status) {
+        Class::Success | Class::Warning => None,
+        _ => {
+            let comment =
+                response.error_comment.as_ref().map(|text| text.expose().as_str()).unwrap_or_default();
+            Some(format!("status {status:#06x} {comment}").trim_end().to_owned())
+        }
+    })
+}
