@@ -20,7 +20,8 @@ fn the_demo_leaves_reports_messages_a_picture_and_a_summary() {
     assert!(reports.len() >= 3, "{reports:?}");
     reports.iter().for_each(|report| judges::accept_sr(report));
     let messages = files_below(&out.join("oru"), "hl7");
-    assert!(messages.len() >= 3, "{messages:?}");
+    // The MR of the samples has no Patient ID, so no HL7 message can speak of it.
+    assert!(messages.len() >= 2, "{messages:?}");
     for message in &messages {
         judges::accept_oru(&hospital, &fs::read(message).expect("readable"));
     }

@@ -181,11 +181,17 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
     match mllp::send(&mut stream, &text, control_id, respond, policy).await {
         Ok(ack) => match mllp::disposition(&ack, policy) {
             Disposition::Delivered => Sent::Delivered(None),
-            Disposition::Retry(reason) => Sent::Later(Reason { code: reason.code, text: reason.text }),
-            Disposition::DeadLetter(reason) => Sent::Never(Reason { code: reason.code, text: reason.text }),
+            Disposition::Retry(reason) => Sent::Later(negative(reason)),
+            Disposition::DeadLetter(reason) => Sent::Never(negative(reason)),
         },
         Err(error) => Sent::Later(Reason::plain(format!("MLLP: {error}"))),
     }
+}
+
+/// A negative acknowledgement, with its code before the peer's words.
+fn negative(reason: mllp::Reason) -> Reason {
+    let text = format!("{}: {}", reason.code, reason.text.expose());
+    Reason { code: reason.code, text: Phi::new(text) }
 }
 
 async fn store<S: AsyncRead + AsyncWrite + Unpin>(

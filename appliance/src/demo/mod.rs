@@ -70,20 +70,26 @@ pub struct Parts {
 impl Parts {
     /// Looks for the parts; only ONNX Runtime must be there.
     fn find(options: &Options) -> anyhow::Result<Parts> {
-        let absolute = |path: PathBuf| path.canonicalize().ok();
         let folder = |given: &Option<PathBuf>, option: &str, usual: &str| match given {
-            None => Ok(absolute(usual.into())),
-            Some(path) if path.is_dir() => Ok(absolute(path.clone())),
+            None => Ok(built(usual)),
+            Some(path) if path.is_dir() => Ok(path.canonicalize().ok()),
             Some(path) => Err(anyhow!("{option} {}: no such folder; remedy: name another", path.display())),
         };
-        let bundles = folder(&options.bundles, "--bundles", "target/bundles")?;
+        let bundles = folder(&options.bundles, "--bundles", "bundles")?;
         let whole = |bundle: PathBuf| lightbox_models::Bundle::open(&bundle).is_ok().then_some(bundle);
         Ok(Parts {
             onnxruntime: onnxruntime()?,
-            samples: folder(&options.samples, "--samples", "target/parts/samples")?,
+            samples: folder(&options.samples, "--samples", "parts/samples")?,
             brain_tumour: bundles.map(|folder| folder.join("brain-tumour")).and_then(whole),
         })
     }
+}
+
+/// What `./justw parts` has put under `target/`: of the checkout that we stand in, else of the one
+/// whose build we are (`target/debug/lightbox`).
+fn built(path: &str) -> Option<PathBuf> {
+    let here = Path::new("target").join(path).canonicalize().ok();
+    here.or_else(|| std::env::current_exe().ok()?.parent()?.parent()?.join(path).canonicalize().ok())
 }
 
 fn onnxruntime() -> anyhow::Result<PathBuf> {
@@ -98,7 +104,7 @@ fn onnxruntime() -> anyhow::Result<PathBuf> {
             )
         });
     }
-    Path::new("target/parts/onnxruntime/libonnxruntime.so").canonicalize().map_err(|_| {
+    built("parts/onnxruntime/libonnxruntime.so").ok_or_else(|| {
         anyhow!(
             "no ONNX Runtime is here; remedy: in a checkout run ./justw parts, else set LIGHTBOX_ONNXRUNTIME to libonnxruntime.so"
         )

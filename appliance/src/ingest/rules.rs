@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use cel::{Context, Program, Value};
+use cel::{Context, ExecutionError, Program, Value};
 use lightbox_provisioning::site::{Mode, OneOrMany, Problem, Range, Rule, Site};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -94,12 +94,20 @@ impl RuleSet {
                 catch_unwind(AssertUnwindSafe(|| Program::compile(text).map_err(|error| error.to_string())))
                     .unwrap_or_else(|_| Err("the expression cannot be parsed".into()))
             });
-            match when.transpose() {
+            let when = when.transpose().and_then(|when| match when.as_ref().and_then(unknown_name) {
+                Some(name) => Err(format!("it asks for `{name}`, which there is not")),
+                None => Ok(when),
+            });
+            match when {
                 Ok(when) => rules.push(Compiled { rule: rule.clone(), when }),
                 Err(error) => problems.push(site.problem(
                     &format!("rule[{index}].when"),
-                    format!("not a CEL expression: {}", error.trim().replace('\n', "; ")),
-                    "an expression over `study` and `series`, e.g. series.instances > 20",
+                    format!("the expression cannot be used: {}", error.trim().replace('\n', "; ")),
+                    format!(
+                        "an expression over series.{{{}}} and study.{{{}}}, e.g. series.instances > 20",
+                        names(&inputs(&sample())),
+                        names(&study_inputs(&sample(), &[])),
+                    ),
                 )),
             }
         }
@@ -230,33 +238,77 @@ fn expression(
     facts: &SeriesFacts,
     study: &[SeriesFacts],
 ) -> Result<String, String> {
-    let series = inputs(facts);
+    match evaluate(program, facts, study).map_err(|error| error.to_string()) {
+        Ok(Value::Bool(true)) => Ok(format!("`{text}` is true")),
+        Ok(Value::Bool(false)) => Err(format!("`{text}` is false")),
+        Ok(_) => Err(format!("`{text}` is neither true nor false")),
+        Err(error) => Err(format!("`{text}` could not be evaluated: {error}")),
+    }
+}
+
+/// What an expression sees of the study.
+fn study_inputs(facts: &SeriesFacts, study: &[SeriesFacts]) -> serde_json::Value {
     let modalities: Vec<_> = study.iter().filter_map(|series| series.attributes.modality.clone()).collect();
-    let whole = json!({
+    json!({
         "description": facts.attributes.study_description,
         "series_count": study.len(),
         "instances": study.iter().map(|series| series.instances).sum::<usize>(),
         "modalities": modalities,
         "age_years": facts.attributes.age_years,
         "sex": facts.attributes.sex,
-    });
-    let result = catch_unwind(AssertUnwindSafe(|| {
+    })
+}
+
+fn evaluate(program: &Program, facts: &SeriesFacts, study: &[SeriesFacts]) -> Result<Value, ExecutionError> {
+    catch_unwind(AssertUnwindSafe(|| {
         let mut context = Context::default();
-        let added =
-            context.add_variable("series", series).is_ok() && context.add_variable("study", whole).is_ok();
-        if added {
-            program.execute(&context).map_err(|error| error.to_string())
-        } else {
-            Err("its inputs".into())
-        }
+        let failed = |_| ExecutionError::function_error("inputs", "they cannot be given to it");
+        context.add_variable("series", inputs(facts)).map_err(failed)?;
+        context.add_variable("study", study_inputs(facts, study)).map_err(failed)?;
+        program.execute(&context)
     }))
-    .unwrap_or_else(|_| Err("it cannot be evaluated".into()));
-    match result {
-        Ok(Value::Bool(true)) => Ok(format!("`{text}` is true")),
-        Ok(Value::Bool(false)) => Err(format!("`{text}` is false")),
-        Ok(_) => Err(format!("`{text}` is neither true nor false")),
-        Err(error) => Err(format!("`{text}` could not be evaluated: {error}")),
+    .unwrap_or_else(|_| Err(ExecutionError::function_error("evaluation", "it failed")))
+}
+
+/// A series with a value in every attribute, so that an expression's slips show before a study does.
+fn sample() -> SeriesFacts {
+    let text = || Some("X".to_owned());
+    SeriesFacts {
+        series_uid: Phi::default(),
+        attributes: Attributes {
+            modality: text(),
+            body_part: text(),
+            study_description: text(),
+            series_description: text(),
+            protocol: text(),
+            station: text(),
+            manufacturer: text(),
+            sex: text(),
+            view: text(),
+            age_years: Some(50.0),
+            slice_thickness_mm: Some(1.0),
+            instance_number: Some(1),
+        },
+        calling_ae: "X".into(),
+        peer: "X".into(),
+        sop_class_uid: "1.2".into(),
+        instances: 1,
     }
+}
+
+/// A name in the expression that no study will ever have.
+fn unknown_name(program: &Program) -> Option<String> {
+    match evaluate(program, &sample(), &[sample()]) {
+        Err(ExecutionError::NoSuchKey(name) | ExecutionError::UndeclaredReference(name)) => {
+            Some(name.to_string())
+        }
+        // A comparison that fails on the sample's values may hold on a study's.
+        _ => None,
+    }
+}
+
+fn names(object: &serde_json::Value) -> String {
+    object.as_object().map(|object| object.keys().cloned().collect::<Vec<_>>().join(", ")).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -315,7 +367,7 @@ mod tests {
     fn expressions_see_the_series_and_the_study() {
         let rules = rules(
             "[[rule]]\nname='big'\nwhen='series.instances > 100 && study.series_count == 2'\nmodels=['phantom']\n\
-             [[rule]]\nname='broken'\nwhen='series.nothing.there > 1'\nmodels=['phantom']",
+             [[rule]]\nname='absent'\nwhen='series.age_years > 1.0'\nmodels=['phantom']",
         );
         let routing = rules.decide(&[ct("1", 1.0), ct("2", 1.0)]);
         assert!(routing.decisions[0].matched, "{:?}", routing.decisions[0].because.expose());
@@ -339,6 +391,11 @@ mod tests {
     #[test]
     fn a_bad_expression_is_a_problem_of_the_site_file_with_its_line() {
         let site = include_str!("../../../provisioning/examples/site.toml");
+        let unknown = format!("{site}\n[[rule]]\nname='x'\nwhen='series.no_such_thing == 1'\n");
+        let unknown = Site::parse(Path::new("site.toml"), &unknown).expect("the text is good");
+        let problems = RuleSet::compile(&unknown).expect_err("must be refused");
+        assert!(problems[0].what.contains("no_such_thing"), "{}", problems[0].what);
+        assert!(problems[0].remedy.contains("slice_thickness_mm"), "{}", problems[0].remedy);
         let text = format!("{site}\n[[rule]]\nname='x'\nwhen='series.instances >'\n");
         let site = Site::parse(Path::new("site.toml"), &text).expect("the text is good");
         let problems = RuleSet::compile(&site).expect_err("must be refused");
