@@ -5,7 +5,7 @@ use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
 use lightbox::dicom::header;
-use lightbox::ingest::attributes::Attributes;
+use lightbox::dicom::attributes::Attributes;
 
 const SYNTAXES: [&str; 4] =
     ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"];

@@ -8,8 +8,8 @@ use dicom_dictionary_std::tags;
 use lightbox_provisioning::site::Site;
 
 use super::files::files_under;
+use crate::dicom::attributes::Attributes;
 use crate::dicom::{header, part_ten};
-use crate::ingest::attributes::Attributes;
 use crate::ingest::rules::{RuleSet, SeriesFacts};
 use crate::phi::Phi;
 

@@ -6,7 +6,8 @@ use crate::finding::{
 
 use crate::phi::Phi;
 
-use super::context::{Device, Predecessor, RawElement, ResultContext, ResultIds, StudyHeader};
+use super::context::{Device, Predecessor, ResultContext, ResultIds};
+use crate::dicom::header::{RawElement, StudyHeader};
 
 pub fn raw(group: u16, element: u16, vr: &str, value: &[u8]) -> RawElement {
     RawElement { group, element, vr: vr.into(), value: Phi::new(value.to_vec()) }

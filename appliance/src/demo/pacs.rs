@@ -212,7 +212,7 @@ impl Connection {
         Ok(match kept.await {
             Ok(Ok(())) => request.response(status::SUCCESS, None),
             Ok(Err(error)) => {
-                let (code, comment) = status::of_object_error(&error);
+                let (code, comment) = crate::ingest::status::of_object_error(&error);
                 request.response(code, comment)
             }
             Err(_) => request.response(status::PROCESSING_FAILURE, None),

@@ -14,9 +14,9 @@ use dicom_core::dictionary::{DataDictionary, VirtualVr};
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{StandardDataDictionary, tags};
 use flate2::bufread::DeflateDecoder;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::deliver::context::{RawElement, StudyHeader};
 use crate::phi::Phi;
 
 /// Longest header value that is read; longer ones are skipped.
@@ -92,6 +92,41 @@ const COPIED: &[Tag] = &[
     tags::STUDY_INSTANCE_UID,
     tags::STUDY_ID,
 ];
+
+/// A header element exactly as the sender encoded it, so that names come out of our results with
+/// the same bytes (safety: dicom-rs decodes by the first Specific Character Set value only).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawElement {
+    /// Tag group.
+    pub group: u16,
+    /// Tag element.
+    pub element: u16,
+    /// The two letters of the VR.
+    pub vr: String,
+    /// Value bytes as received (text VRs only, so byte order does not matter), trailing padding
+    /// included.
+    pub value: Phi<Vec<u8>>,
+}
+
+/// The patient and study level header of the study, from one of its instances, raw.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StudyHeader {
+    /// The values of Specific Character Set (0008,0005) in order; empty where it was absent. The
+    /// first value may be the empty string (code extensions over the default repertoire).
+    pub character_sets: Vec<String>,
+    /// Patient, Patient Study and General Study module elements that were present, by tag.
+    pub elements: Vec<RawElement>,
+}
+
+impl StudyHeader {
+    /// The raw value of an element, if it was present.
+    pub fn raw(&self, group: u16, element: u16) -> Option<&[u8]> {
+        self.elements
+            .iter()
+            .find(|raw| raw.group == group && raw.element == element)
+            .map(|raw| raw.value.expose().as_slice())
+    }
+}
 
 /// What is wrong with a data set's structure. Offsets and tags only, no values.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -2,10 +2,12 @@
 
 pub mod age;
 pub mod association;
+pub mod attributes;
 pub mod charset;
 pub mod dimse;
 pub mod header;
 pub mod part_ten;
+pub mod pdu;
 pub mod scu;
 pub mod services;
 pub mod status;

@@ -1,9 +1,4 @@
-//! The one place where our errors become what a peer sees: DIMSE status codes (PS3.4 B.2.3,
-//! PS3.7 Annex C) and their comments. Comments are ours and hold no patient data.
-
-use crate::store::index::NotIdentified;
-use crate::store::ledger::LedgerError;
-use crate::store::objects::ObjectError;
+//! DIMSE status codes (PS3.4 B.2.3, PS3.7 Annex C).
 
 /// Success.
 pub const SUCCESS: u16 = 0x0000;
@@ -19,39 +14,6 @@ pub const PROCESSING_FAILURE: u16 = 0x0110;
 pub const SOP_CLASS_NOT_SUPPORTED: u16 = 0x0122;
 /// Unrecognized operation.
 pub const UNRECOGNIZED_OPERATION: u16 = 0x0211;
-
-/// A status and its comment (at most 64 characters, LO).
-pub type Status = (u16, Option<&'static str>);
-
-/// The status for a failure of the object store.
-pub fn of_object_error(error: &ObjectError) -> Status {
-    match error {
-        ObjectError::Full => (OUT_OF_RESOURCES, Some("disk full, nothing was kept: send again later")),
-        ObjectError::Meta => (CANNOT_UNDERSTAND, Some("identifiers cannot be written to a file")),
-        ObjectError::Io { .. } | ObjectError::Damaged => {
-            (PROCESSING_FAILURE, Some("storing failed, nothing was kept: send again"))
-        }
-    }
-}
-
-/// The status for a failure of the ledger.
-pub fn of_ledger_error(error: &LedgerError) -> Status {
-    if error.is_full() {
-        (OUT_OF_RESOURCES, Some("disk full, nothing was recorded: send again later"))
-    } else {
-        (PROCESSING_FAILURE, Some("recording failed: send again"))
-    }
-}
-
-/// The status for a data set that cannot be identified.
-pub fn of_not_identified(error: NotIdentified) -> Status {
-    match error {
-        NotIdentified::Study => (CANNOT_UNDERSTAND, Some("no usable Study Instance UID")),
-        NotIdentified::Series => (CANNOT_UNDERSTAND, Some("no usable Series Instance UID")),
-        NotIdentified::SopInstance => (DATA_SET_MISMATCH, Some("SOP Instance UID differs from the request")),
-        NotIdentified::SopClass => (DATA_SET_MISMATCH, Some("SOP Class UID differs from the request")),
-    }
-}
 
 /// What a status from a peer means for a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,13 +50,5 @@ mod tests {
         assert_eq!(class_of(0xA900), Class::Permanent);
         assert_eq!(class_of(0xC123), Class::Permanent);
         assert_eq!(class_of(0x0124), Class::Permanent);
-    }
-
-    #[test]
-    fn a_full_disk_is_out_of_resources_wherever_it_shows() {
-        let ledger = LedgerError::Sqlite { operation: "writing", reason: String::new(), full: true };
-        assert_eq!(of_object_error(&ObjectError::Full).0 & 0xff00, 0xA700);
-        assert_eq!(of_ledger_error(&ledger).0 & 0xff00, 0xA700);
-        assert_eq!(of_ledger_error(&LedgerError::Closed).0, PROCESSING_FAILURE);
     }
 }

@@ -7,9 +7,9 @@ use lightbox_provisioning::site::Mode;
 use rusqlite::params;
 use serde_json::json;
 
-use super::attributes::Attributes;
 use super::rules::{Routing, RuleSet, SeriesFacts};
 use crate::audit::{Event, EventKind};
+use crate::dicom::attributes::Attributes;
 use crate::job::{JobState, State, StudyState};
 use crate::phi::Phi;
 use crate::store::ledger::{LedgerError, Writer};

@@ -1,8 +1,8 @@
 //! Stage 1, ingest: associations accepted, instances made durable and acknowledged, studies closed
 //! on evidence, and routed by rules.
 
-pub mod attributes;
 pub mod completion;
 pub mod listener;
 pub mod receive;
 pub mod rules;
+pub mod status;

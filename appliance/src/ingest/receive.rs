@@ -7,13 +7,14 @@ use lightbox_bootstrap::identity::DeviceIdentity;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::status::{self as our_status, Status};
 use crate::audit::{Event, EventKind, Outcome};
 use crate::clock::SharedClock;
 use crate::dicom::association::{Association, AssociationError};
 use crate::dicom::dimse::Command;
 use crate::dicom::header;
 use crate::dicom::services::is_storage;
-use crate::dicom::status::{self, Status};
+use crate::dicom::status;
 use crate::store::index::{self, Indexed, NotIdentified, Stored};
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::objects::{Finished, Incoming, ObjectError, Objects, Receipt};
@@ -55,9 +56,9 @@ enum NotStored {
 impl NotStored {
     fn status(&self) -> Status {
         match self {
-            NotStored::Objects(error) => status::of_object_error(error),
-            NotStored::Ledger(error) => status::of_ledger_error(error),
-            NotStored::NotIdentified(error) => status::of_not_identified(*error),
+            NotStored::Objects(error) => our_status::of_object_error(error),
+            NotStored::Ledger(error) => our_status::of_ledger_error(error),
+            NotStored::NotIdentified(error) => our_status::of_not_identified(*error),
         }
     }
 

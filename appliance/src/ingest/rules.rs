@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use wildmatch::WildMatch;
 
-use super::attributes::Attributes;
+use crate::dicom::attributes::Attributes;
 use crate::phi::Phi;
 
 /// What rules see of a series.

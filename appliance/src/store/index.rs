@@ -8,8 +8,8 @@ use serde_json::json;
 use super::ledger::{Ledger, LedgerError, Writer};
 use super::objects::{ObjectError, ObjectId, Objects, Receipt};
 use crate::audit::{Event, EventKind, Outcome};
+use crate::dicom::attributes::Attributes;
 use crate::dicom::header::{self, Damage, Header};
-use crate::ingest::attributes::Attributes;
 use crate::job::{State, StudyState};
 use crate::phi::Phi;
 
