@@ -23,6 +23,8 @@ pub struct Site {
     pub reserve_mib: u32,
     /// `deliver.response_timeout_seconds`.
     pub response_timeout_seconds: u32,
+    /// `deliver.failed_run`.
+    pub failed_run: String,
     appliance: String,
     dicom: String,
     tables: String,
@@ -48,6 +50,7 @@ impl Site {
             quiet_seconds: 1,
             reserve_mib: 2,
             response_timeout_seconds: 5,
+            failed_run: "partial".into(),
             appliance,
             dicom: "[dicom]\nlisten = \"127.0.0.1:0\"\n".into(),
             tables: String::new(),
@@ -124,7 +127,7 @@ impl Site {
     /// The whole text.
     pub fn toml(&self) -> String {
         format!(
-            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\n\n[timers]\nquiet_seconds = {}\n\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\n{}",
+            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\n\n[timers]\nquiet_seconds = {}\n\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\nfailed_run = {:?}\n{}",
             self.appliance,
             self.data_dir,
             self.dicom,
@@ -132,6 +135,7 @@ impl Site {
             self.quiet_seconds,
             onnxruntime(),
             self.response_timeout_seconds,
+            self.failed_run,
             self.tables
         )
     }

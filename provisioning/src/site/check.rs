@@ -98,7 +98,8 @@ fn appliance(file: &SiteFile, problems: &mut Problems<'_>) {
                 "set dicom.allow_plaintext = true if patient data may cross this network unencrypted, or take the key out",
             );
         }
-        if *listen == file.dicom.listen {
+        // Port 0 lets the system choose, and it never chooses one port twice.
+        if *listen == file.dicom.listen && !listen.ends_with(":0") {
             problems.add(
                 "dicom.plaintext_listen",
                 "plaintext and TLS would share one port",
