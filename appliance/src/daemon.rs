@@ -22,14 +22,14 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, AdminState, Listening, ModelLine};
-use crate::audit::{Event, EventKind};
+use crate::audit::{self, Event, EventKind};
 use crate::clock::SharedClock;
 use crate::config::{Config, chain};
 use crate::deliver::queue::{Backoff, Queue};
 use crate::deliver::sender::Route;
 use crate::dicom::tls::TlsError;
 use crate::infer;
-use crate::infer::engine::{EngineError, EngineHandle};
+use crate::infer::engine::EngineHandle;
 use crate::infer::onnx::OnnxEngine;
 use crate::ingest::completion;
 use crate::ingest::listener::Listener;
@@ -68,6 +68,16 @@ pub enum StartError {
     /// The device key.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The audit log's head was not signed by this device's key.
+    #[error(
+        "device key {path} is not the one that signed the audit log ({why}); restore the right key from the backup"
+    )]
+    ForeignKey {
+        /// The key file.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -83,9 +93,6 @@ pub enum StartError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The engine.
-    #[error("the inference engine does not start")]
-    Engine(#[from] EngineError),
     /// A bundle that the engine refuses.
     #[error("model \"{model}\" does not load")]
     Model {
@@ -293,7 +300,10 @@ struct Store {
 /// Opens ledger and objects, and mends what a crash left between them. Blocking.
 fn open_store(site: &Site, clock: SharedClock) -> Result<Store, StartError> {
     let data_dir = &site.file.appliance.data_dir;
-    let identity = Arc::new(DeviceIdentity::open_or_create(&data_dir.join("device.key"))?);
+    let key = data_dir.join("device.key");
+    let used = data_dir.join("ledger.db").exists() || data_dir.join("objects").exists();
+    let identity = if used { DeviceIdentity::open(&key)? } else { DeviceIdentity::open_or_create(&key)? };
+    let identity = Arc::new(identity);
     let ledger = Ledger::open(data_dir, identity.clone(), clock)?;
     let objects = Objects::open(data_dir, site.file.store.reserve_mib * 1024 * 1024)?;
     let results = Results::open(data_dir)?;
@@ -301,10 +311,14 @@ fn open_store(site: &Site, clock: SharedClock) -> Result<Store, StartError> {
     if mended != index::Mended::default() {
         tracing::warn!(
             added = mended.added,
-            missing = mended.missing,
+            studies_with_missing_objects = mended.missing.join(","),
             damaged = mended.damaged,
             "the index of instances was brought in line with the objects"
         );
+    }
+    let public_key = identity.public_key();
+    if let Err(error) = ledger.read_blocking(|reader| Ok(audit::export::check_head(reader, &public_key)))? {
+        return Err(StartError::ForeignKey { path: key, why: error.to_string() });
     }
     let owner = ledger.boot().to_owned();
     let (jobs, deliveries) = ledger.write_blocking(move |writer| {
@@ -319,7 +333,7 @@ fn open_store(site: &Site, clock: SharedClock) -> Result<Store, StartError> {
 
 /// Starts the engine and loads every bundle, so that no study is the first to find a fault. A site
 /// without models needs no engine.
-async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, StartError> {
+pub async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, StartError> {
     if config.bundles.is_empty() {
         return Ok(None);
     }
@@ -327,7 +341,11 @@ async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, StartErro
         library: config.site.file.infer.onnxruntime.clone(),
         threads: config.site.file.infer.threads.try_into().unwrap_or(1),
     };
-    let engine = EngineHandle::start(move || OnnxEngine::new(&settings)).await?;
+    let engine = EngineHandle::start(move || OnnxEngine::new(&settings)).await.map_err(|error| {
+        let remedy = "name libonnxruntime.so of ONNX Runtime 1.24 or newer (in a checkout: ./justw parts)";
+        let problem = config.site.problem("infer.onnxruntime", chain(&error), remedy);
+        SiteError { path: config.site.path.clone(), problems: vec![problem] }
+    })?;
     for (model, bundle) in &config.bundles {
         infer::load(bundle, &engine)
             .await

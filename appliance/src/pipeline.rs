@@ -439,12 +439,14 @@ pub fn device(site: &Site, identity: &DeviceIdentity) -> Device {
 }
 
 /// Identifiers of a result: from device, study, revision, model and content, so that making it again
-/// after a crash makes the same objects; the time is the job's first claim, fixed in the ledger.
+/// after a crash makes the same objects. The time that it carries is content as well: it is the job's
+/// first claim, fixed in the ledger, so one UID never stands for two contents.
 fn result_ids(device: &Device, claim: &Claim, result: &ModelResult) -> ResultIds {
     let study = claim.study_uid.expose();
     let content = serde_json::to_string(&(&result.findings, &result.completeness, &result.examined))
         .unwrap_or_default();
-    let base = [device.uid.as_str(), study, &claim.revision.to_string(), &result.model.digest, &content];
+    let (revision, made_at) = (claim.revision.to_string(), claim.started_ms.to_string());
+    let base = [device.uid.as_str(), study, &revision, &result.model.digest, &content, &made_at];
     let digest = |purpose: &str, parts: &[&str]| -> [u8; 32] {
         let mut hasher = Sha256::new();
         for part in std::iter::once(&purpose).chain(parts) {

@@ -39,6 +39,14 @@ pub enum IdentityError {
         /// The key file.
         path: PathBuf,
     },
+    /// The key is gone from a device that has worked before. Never replaced by itself, either.
+    #[error(
+        "device key {path} is missing, but the data folder is in use; restore the key from the backup (a new key would orphan the audit log and every study key), or start with an empty data folder"
+    )]
+    Missing {
+        /// The key file.
+        path: PathBuf,
+    },
     /// The machine gave no random numbers.
     #[error("the machine gives no random numbers")]
     Random,
@@ -56,6 +64,15 @@ impl std::fmt::Debug for DeviceIdentity {
 }
 
 impl DeviceIdentity {
+    /// Reads the key file, which must be there: for everything after the first start.
+    pub fn open(path: &Path) -> Result<Self, IdentityError> {
+        if path.exists() {
+            Self::open_or_create(path)
+        } else {
+            Err(IdentityError::Missing { path: path.to_owned() })
+        }
+    }
+
     /// Reads the key file, or makes it on first start. The file is whole or absent after a power
     /// cut: it is written aside, synced, and renamed.
     pub fn open_or_create(path: &Path) -> Result<Self, IdentityError> {

@@ -125,3 +125,26 @@ fn another_devices_key_verifies_nothing() {
         .expect("written");
     assert_ne!(scene.verify_lines(&scene.lines).code, Some(0));
 }
+
+/// A new key would orphan the audit log and every study key: it is never made over data, and a foreign
+/// one is not taken.
+#[test]
+fn a_missing_or_foreign_device_key_is_refused() {
+    let mut line = Line::start_with(|_, site| Line::usual_rules(site));
+    line.send_and_wait(&[sample("CT_small.dcm")]);
+    line.daemon.stop();
+    let key = line.site.data_dir.join("device.key");
+    let aside = key.with_extension("aside");
+    std::fs::rename(&key, &aside).expect("moved aside");
+    let serve = || run_lightbox(&["serve", "--site", line.site.path.to_str().expect("plain")]);
+    let said = serve();
+    assert_eq!(said.code, Some(1), "{}", said.all());
+    assert!(said.err.contains("is missing") && said.err.contains("backup"), "{}", said.all());
+    assert!(!key.exists(), "a new key was made");
+
+    let other = Line::start();
+    std::fs::copy(other.site.data_dir.join("device.key"), &key).expect("copied");
+    let said = serve();
+    assert_eq!(said.code, Some(1), "{}", said.all());
+    assert!(said.err.contains("is not the one that signed"), "{}", said.all());
+}

@@ -31,11 +31,11 @@ fn a_full_disk_is_said_to_the_sender_and_nothing_acknowledged_is_lost() {
     // The test runs itself again in a mount namespace of its own, where the small disk is.
     let folder = tempfile::tempdir().expect("a folder");
     let mut again = Command::new(program("unshare"));
-    again.arg("--mount").env(INSIDE, folder.path());
+    again.args(["--mount", "--propagation", "unchanged"]).env(INSIDE, folder.path());
     if !nix::unistd::geteuid().is_root() {
         again.arg("--map-root-user");
     }
-    again.args(["sh", "-c", "mount -t tmpfs -o \"size=$1m\" tmpfs \"$2\" && shift 2 && exec \"$@\"", "sh"]);
+    again.args(["sh", "-c", "mount --make-rprivate / 2>/dev/null; mount -t tmpfs -o \"size=$1m\" tmpfs \"$2\" && shift 2 && exec \"$@\"", "sh"]);
     again.arg(DISK_MIB.to_string()).arg(folder.path());
     again.arg(std::env::current_exe().expect("a test knows its own path"));
     again.args([

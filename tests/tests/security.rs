@@ -5,7 +5,7 @@ use std::time::Duration;
 use lightbox_tests::peers::storescu::Storescu;
 use lightbox_tests::peers::tls_client::{alert, connect, listen, openssl};
 use lightbox_tests::samples::sample;
-use lightbox_tests::{Daemon, Hospital, Site};
+use lightbox_tests::{Daemon, Hospital, Line, Site};
 
 /// A hospital with one modality, CT1, which is known by its pinned certificate.
 struct Scene {
@@ -182,4 +182,20 @@ fn a_pinned_certificate_without_its_key_is_refused() {
     std::thread::sleep(Duration::from_millis(200));
     let records = scene.daemon.ledger().audit("association-refused");
     assert!(!records.is_empty(), "no audit record of the refusal");
+}
+
+#[test]
+fn strangers_who_say_nothing_do_not_shut_out_a_peer() {
+    let line = Line::start_with(|_, site| {
+        let site = site
+            .dicom_line("max_associations = 2\nplaintext_listen = \"127.0.0.1:0\"\nallow_plaintext = true");
+        Line::usual_rules(site)
+    });
+    let plaintext = line.daemon.plaintext.expect("a plaintext port");
+    let silent: Vec<_> = (0..100)
+        .map(|index| if index % 2 == 0 { line.daemon.dicom } else { plaintext })
+        .map(|to| std::net::TcpStream::connect(to).expect("connected"))
+        .collect();
+    line.modality.deliver(line.daemon.dicom, &[], &[sample("CT_small.dcm")]);
+    drop(silent);
 }

@@ -134,6 +134,14 @@ pub struct Checkpoint {
     pub signature: String,
 }
 
+impl Checkpoint {
+    /// Whether this key has signed it.
+    pub fn is_signed_by(&self, key: &PublicKey) -> bool {
+        let hash: Option<[u8; 32]> = unhex(&self.hash).try_into().ok();
+        hash.is_some_and(|hash| key.verify(&signed_message(self.seq, &hash), &unhex(&self.signature)))
+    }
+}
+
 /// What is wrong with a chain, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
@@ -215,18 +223,10 @@ impl Verifier {
     }
 
     fn signed(&self, checkpoint: &Checkpoint, hash: &[u8; 32]) -> Result<(), Broken> {
-        let signature = unhex(&checkpoint.signature);
-        let claimed: Option<[u8; 32]> = unhex(&checkpoint.hash).try_into().ok();
-        match claimed {
-            Some(claimed) if self.key.verify(&signed_message(checkpoint.seq, &claimed), &signature) => {
-                if claimed == *hash {
-                    Ok(())
-                } else {
-                    Err(Broken::Rewritten { seq: checkpoint.seq })
-                }
-            }
-            _ => Err(Broken::BadSignature { seq: checkpoint.seq }),
+        if !checkpoint.is_signed_by(&self.key) {
+            return Err(Broken::BadSignature { seq: checkpoint.seq });
         }
+        if unhex(&checkpoint.hash) == hash { Ok(()) } else { Err(Broken::Rewritten { seq: checkpoint.seq }) }
     }
 
     /// After the last record: the head must name it. Yields the number of records.

@@ -99,6 +99,16 @@ pub fn verify(connection: &Connection, key: PublicKey) -> Result<i64, AuditError
     Ok(verifier.finish()?)
 }
 
+/// Checks that the signed head is this key's, without reading the chain: enough to know a wrong key at
+/// start.
+pub fn check_head(connection: &Connection, key: &PublicKey) -> Result<(), AuditError> {
+    let (_, head) = signed(connection)?;
+    match head {
+        Some(head) if !head.is_signed_by(key) => Err(Broken::BadSignature { seq: head.seq }.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Writes the chain as JSON lines: checkpoints, head, records.
 pub fn export(connection: &Connection, out: &mut impl Write) -> Result<(), AuditError> {
     let snapshot = connection.unchecked_transaction()?;

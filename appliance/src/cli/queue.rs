@@ -78,6 +78,14 @@ impl Args {
 
     pub(super) fn write(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let place = Place::open(&self.site)?;
+        let (Command::List { destination, .. } | Command::Replay { destination, .. }) = &self.command;
+        // A name with a slip in it would quietly find nothing.
+        if let Some(name) = destination
+            && !queries::destinations(&place.reader()?)?.contains_key(name)
+            && place.site.destination(name).is_none()
+        {
+            bail!("there is no destination \"{name}\" in the site file or the ledger");
+        }
         match self.command {
             Command::List { state, destination, limit, json } => {
                 let states = match state.as_deref().and_then(DeliveryState::parse) {
@@ -89,13 +97,6 @@ impl Args {
                 if json { print_json(out, &lines)? } else { list(out, &lines)? }
             }
             Command::Replay { ids, all_dead, destination, json } => {
-                // A name with a slip in it would quietly find nothing.
-                if let Some(name) = &destination
-                    && !queries::destinations(&place.reader()?)?.contains_key(name)
-                    && place.site.destination(name).is_none()
-                {
-                    bail!("there is no destination \"{name}\" in the site file or the ledger");
-                }
                 let by = who();
                 // One transaction: either all of them go out again, or none.
                 let replayed = place.ledger()?.write_blocking(move |writer| {

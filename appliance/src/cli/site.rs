@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use lightbox_provisioning::site::{Site, reference_markdown};
 
 use crate::config::Config;
+use crate::daemon::start_engine;
 
 /// Check a site file, or print what may stand in it.
 #[derive(Debug, clap::Args)]
@@ -43,6 +44,9 @@ impl Args {
                     return Ok(ExitCode::SUCCESS);
                 }
                 let config = Config::load(site)?;
+                // The library and the networks are loaded as the daemon would load them.
+                let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+                runtime.block_on(start_engine(&config))?;
                 let settings = &config.site.file;
                 println!(
                     "{}: good ({} peers, {} destinations, {} models, {} rules; AE {}, DICOM on {})",

@@ -108,7 +108,7 @@ impl Small {
 
     fn held(&self) -> anyhow::Result<Vec<Held>> {
         let mut held = Vec::new();
-        for id in self.objects.list()? {
+        for (id, _) in self.objects.list()? {
             let (receipt, _, _) = self.objects.read(&id)?;
             let file = std::fs::read(self.objects.path(&id)).context("reading an object of the PACS")?;
             held.push(Held { sop_instance_uid: receipt.sop_instance_uid, file: Phi::new(file) });

@@ -200,9 +200,9 @@ impl Header {
         (!text.is_empty()).then_some(text)
     }
 
-    /// A UID: 1 to 64 printable ASCII characters.
+    /// A UID, if the value is one ([`is_uid`]).
     pub fn uid(&self, tag: Tag) -> Option<String> {
-        self.ascii(tag).filter(|uid| uid.len() <= 64 && uid.bytes().all(|byte| byte.is_ascii_graphic()))
+        self.ascii(tag).filter(|uid| is_uid(uid))
     }
 
     /// The values of Specific Character Set, in order; the first may be empty.
@@ -220,6 +220,13 @@ impl Header {
             elements: COPIED.iter().filter_map(|tag| self.elements.get(tag).cloned()).collect(),
         }
     }
+}
+
+/// Whether a text is a UID: 1 to 64 digits and dots (PS3.5 §9.1). Leading zeros in a component are let
+/// pass, as real devices write them; anything else could not be written into a file's meta information
+/// and read back.
+pub fn is_uid(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
 }
 
 /// How a data set is encoded, as far as its structure goes (PS3.5 Annex A).
@@ -603,6 +610,14 @@ mod tests {
             bytes.extend([0xfe, 0xff, 0x00, 0xe0, 0xff, 0xff, 0xff, 0xff]);
         }
         assert_eq!(scan_bytes(&bytes, EXPLICIT).1, Some(Damage::TooDeep));
+    }
+
+    #[test]
+    fn a_uid_is_digits_and_dots() {
+        assert!(is_uid("1.2.840.10008.5.1.4.1.1.2"));
+        for other in ["", "abc", "../../x", "1.2 3", "??", "<b>1", &"1".repeat(65)] {
+            assert!(!is_uid(other), "{other}");
+        }
     }
 
     #[test]

@@ -22,11 +22,18 @@ pub struct Limits {
     pub frame_samples_max: u64,
     /// Most samples in all frames of one file.
     pub image_samples_max: u64,
+    /// Most frames of one file: each is a run of the engine, and other studies wait meanwhile.
+    pub frames_max: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { file_bytes_max: 4 << 30, frame_samples_max: 1 << 26, image_samples_max: 1 << 32 }
+        Limits {
+            file_bytes_max: 1 << 30,
+            frame_samples_max: 1 << 26,
+            image_samples_max: 1 << 30,
+            frames_max: 10_000,
+        }
     }
 }
 
@@ -235,6 +242,9 @@ fn read_layout(object: &InMemDicomObject, limits: &Limits) -> Result<Layout, Ima
         return Err(ImageError::Malformed("Bits Stored or High Bit is out of range"));
     }
     let frame_samples = u64::from(rows) * u64::from(columns) * u64::from(samples);
+    if frames > limits.frames_max {
+        return Err(ImageError::TooLarge("the image has more frames than the limit"));
+    }
     if frame_samples > limits.frame_samples_max {
         return Err(ImageError::TooLarge("one frame has more pixels than the limit"));
     }

@@ -110,7 +110,7 @@ fn close(writer: &Writer<'_>, study: &Study, quiet_ms: i64, rules: &RuleSet) -> 
 pub fn series_facts(writer: &Writer<'_>, study_id: i64) -> Result<Vec<SeriesFacts>, LedgerError> {
     let mut statement = writer.tx().prepare_cached(
         "SELECT series_uid, attributes, calling_ae, peer, sop_class_uid FROM instances
-         WHERE study_id = ?1 AND state != 'conflict' ORDER BY id",
+         WHERE study_id = ?1 AND state NOT IN ('conflict', 'missing') ORDER BY id",
     )?;
     let mut rows = statement.query([study_id])?;
     let mut series: Vec<SeriesFacts> = Vec::new();

@@ -4,9 +4,10 @@
 //! alert), then the A-ASSOCIATE-RQ (certificate ↔ calling AE ↔ called AE, else A-ASSOCIATE-RJ).
 //! Every refusal is audited and kept for the admin page, with the reason and the remedy.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lightbox_provisioning::site::{Capability, Site};
@@ -27,9 +28,11 @@ use crate::dicom::status;
 use crate::dicom::tls::{Trust, explain_handshake};
 use crate::store::ledger::LedgerError;
 
-/// Connections beyond the association limit that still get a proper rejection; more are closed at
-/// once.
-const REJECTING_MAX: u32 = 32;
+/// Connections that have not yet shown who they are (TLS handshake, A-ASSOCIATE-RQ): in all, and from
+/// one address. Strangers can only fill this waiting room, never the places of associations; each is
+/// out of it after the handshake's and ARTIM's time.
+const WAITING_MAX: u32 = 512;
+const WAITING_PER_ADDRESS_MAX: u32 = 128;
 
 /// A peer as the listener sees it.
 #[derive(Clone, Debug)]
@@ -50,6 +53,35 @@ pub struct Listener {
     handshake: Duration,
     associations_max: u32,
     open: AtomicU32,
+    waiting: Mutex<HashMap<IpAddr, u32>>,
+}
+
+/// A place in the waiting room, given back when dropped.
+struct Waiting<'a> {
+    listener: &'a Listener,
+    address: IpAddr,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.listener.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = waiting.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// The place of an accepted association, given back when dropped.
+struct Place<'a>(&'a Listener);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let open = self.0.open.fetch_sub(1, Ordering::SeqCst) - 1;
+        metrics::gauge!("lightbox_associations_open").set(f64::from(open));
+    }
 }
 
 /// Why a connection or an association was refused.
@@ -88,6 +120,7 @@ impl Listener {
             handshake: Duration::from_secs(dicom.handshake_timeout_seconds),
             associations_max: dicom.max_associations,
             open: AtomicU32::new(0),
+            waiting: Mutex::default(),
         }
     }
 
@@ -113,23 +146,43 @@ impl Listener {
     }
 
     async fn connection(&self, stream: TcpStream, address: SocketAddr, encrypted: bool) {
-        let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
-        metrics::gauge!("lightbox_associations_open").set(f64::from(open));
         // Nagle would hold our small responses back for the sender's delayed ACK (40 ms).
         drop(stream.set_nodelay(true));
-        if open <= self.associations_max + REJECTING_MAX {
-            let full = open > self.associations_max;
-            if encrypted {
-                self.encrypted(stream, address, full).await;
-            } else {
-                self.associate(stream, address, None, full).await;
-            }
+        let Some(waiting) = self.wait(address.ip()) else {
+            metrics::counter!("lightbox_associations_total", "outcome" => "overrun").increment(1);
+            return;
+        };
+        if encrypted {
+            self.encrypted(stream, address, waiting).await;
+        } else {
+            self.associate(stream, address, None, waiting).await;
         }
-        let open = self.open.fetch_sub(1, Ordering::SeqCst) - 1;
-        metrics::gauge!("lightbox_associations_open").set(f64::from(open));
     }
 
-    async fn encrypted(&self, stream: TcpStream, address: SocketAddr, full: bool) {
+    /// A place in the waiting room, if there is one.
+    fn wait(&self, address: IpAddr) -> Option<Waiting<'_>> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: u32 = waiting.values().sum();
+        let count = waiting.entry(address).or_default();
+        if all >= WAITING_MAX || *count >= WAITING_PER_ADDRESS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Waiting { listener: self, address })
+    }
+
+    /// The place of one more association, if there is one.
+    fn take_place(&self) -> Option<Place<'_>> {
+        let max = self.associations_max;
+        let taken = self
+            .open
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |open| (open < max).then_some(open + 1))
+            .ok()?;
+        metrics::gauge!("lightbox_associations_open").set(f64::from(taken + 1));
+        Some(Place(self))
+    }
+
+    async fn encrypted(&self, stream: TcpStream, address: SocketAddr, waiting: Waiting<'_>) {
         let refusal = |reason: String, remedy: &str| Refusal {
             peer: address.ip().to_string(),
             calling_ae: String::new(),
@@ -148,7 +201,7 @@ impl Listener {
             }
             Ok(Ok(stream)) => {
                 let owners = self.owners(stream.get_ref().1);
-                self.associate(stream, address, Some(owners), full).await;
+                self.associate(stream, address, Some(owners), waiting).await;
             }
         }
     }
@@ -172,7 +225,7 @@ impl Listener {
         stream: S,
         address: SocketAddr,
         owners: Option<Vec<String>>,
-        full: bool,
+        waiting: Waiting<'_>,
     ) {
         let known_as = || match &owners {
             Some(owners) if !owners.is_empty() => owners.join(" or "),
@@ -195,8 +248,12 @@ impl Listener {
             }
         };
         let calling_ae = printable(requested.calling_ae());
-        match self.decide(&requested, owners.as_deref(), full) {
-            Ok(peer) => self.serve(requested, peer, calling_ae, address).await,
+        match self.decide(&requested, owners.as_deref()) {
+            Ok((peer, place)) => {
+                drop(waiting);
+                self.serve(requested, peer, calling_ae, address).await;
+                drop(place);
+            }
             Err((rejection, reason, remedy)) => {
                 let reason = format!("{reason}: {rejection}");
                 let refusal = Refusal { peer: known_as(), calling_ae, address, reason, remedy };
@@ -213,8 +270,7 @@ impl Listener {
         &self,
         requested: &Requested<S>,
         owners: Option<&[String]>,
-        full: bool,
-    ) -> Result<PeerPolicy, (Rejection, String, String)> {
+    ) -> Result<(PeerPolicy, Place<'_>), (Rejection, String, String)> {
         if let Some(fault) = requested.fault() {
             return Err((fault, "the request is not DICOM's".into(), "check the peer's software".into()));
         }
@@ -240,9 +296,14 @@ impl Listener {
                 ),
                 None => format!("calling AE \"{shown}\" is not a plaintext peer of the site file"),
             };
-            let remedy = format!(
-                "set the peer's AE title to one of these, or add a [[peer]] with ae_title = \"{shown}\" and this certificate"
-            );
+            let remedy = match owners {
+                Some(_) => format!(
+                    "set the peer's AE title to one of these, or add a [[peer]] with ae_title = \"{shown}\" and this certificate"
+                ),
+                None => {
+                    format!("send by TLS, or add a [[peer]] with ae_title = \"{shown}\" and plaintext = true")
+                }
+            };
             return Err((Rejection::CALLING_AE, reason, remedy));
         };
         if !peer.may_send {
@@ -262,14 +323,15 @@ impl Listener {
                 ),
             ));
         }
-        if full {
-            return Err((
+        let place = self.take_place().ok_or_else(|| {
+            (
                 Rejection::LOCAL_LIMIT,
                 format!("{} associations are open already", self.associations_max),
-                "lower the peer's number of parallel associations, or raise dicom.max_associations".into(),
-            ));
-        }
-        Ok(peer)
+                "lower the peer's number of parallel associations, or raise dicom.max_associations"
+                    .to_owned(),
+            )
+        })?;
+        Ok((peer, place))
     }
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(

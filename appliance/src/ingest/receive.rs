@@ -12,9 +12,10 @@ use crate::audit::{Event, EventKind, Outcome};
 use crate::clock::SharedClock;
 use crate::dicom::association::{Association, AssociationError};
 use crate::dicom::dimse::Command;
-use crate::dicom::header;
+use crate::dicom::header::{self, is_uid};
 use crate::dicom::services::is_storage;
 use crate::dicom::status;
+use crate::phi::Phi;
 use crate::store::index::{self, Indexed, NotIdentified, Stored};
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::objects::{Finished, Incoming, ObjectError, Objects, Receipt};
@@ -82,9 +83,13 @@ impl Receiver {
         sender: &Sender,
     ) -> Result<Command, AssociationError> {
         let syntax = association.context(context).cloned();
+        let named = |uid: &Option<Phi<String>>| uid.as_ref().is_some_and(|uid| is_uid(uid.expose()));
         let receipt = match (syntax, &request.sop_class_uid, &request.sop_instance_uid) {
             (Some(syntax), Some(class), Some(instance))
-                if *class == syntax.abstract_syntax && is_storage(class) =>
+                if *class == syntax.abstract_syntax
+                    && is_storage(class)
+                    && is_uid(class)
+                    && is_uid(instance.expose()) =>
             {
                 Ok(Receipt {
                     sop_class_uid: class.clone(),
@@ -95,6 +100,9 @@ impl Receiver {
                     peer: sender.peer.clone(),
                     received_ms: self.clock.now_ms(),
                 })
+            }
+            _ if !named(&request.sop_instance_uid) => {
+                Err((status::CANNOT_UNDERSTAND, Some("no usable Affected SOP Instance UID")))
             }
             _ => Err((status::SOP_CLASS_NOT_SUPPORTED, Some("SOP class does not fit the context"))),
         };

@@ -1,5 +1,7 @@
 //! The ledger's index of instances: kept as they come in, and rebuilt from the objects.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use dicom_dictionary_std::tags;
 use lightbox_bootstrap::identity::DeviceIdentity;
 use rusqlite::{OptionalExtension, params};
@@ -187,12 +189,12 @@ fn open_study(writer: &Writer<'_>, new: &Indexed, counts: bool) -> Result<i64, L
 }
 
 /// What mending the index found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mended {
     /// Objects that were whole but not in the index (a crash between the two, or a lost ledger).
     pub added: usize,
-    /// Objects that are in the index but not in the store.
-    pub missing: usize,
+    /// Keys of the studies whose acknowledged objects are gone from the store, or cut short.
+    pub missing: Vec<String>,
     /// Objects that cannot be read back.
     pub damaged: usize,
 }
@@ -208,46 +210,91 @@ pub enum MendError {
     Ledger(#[from] LedgerError),
 }
 
-/// Brings the index in line with the objects at start: every whole object gets its entry.
+/// Brings the index in line with the objects at start: every whole object gets its entry, and every
+/// entry whose object is gone or cut short is marked `missing`, for people to see.
 ///
 /// An object without an entry was never acknowledged in this life of the ledger, or the ledger was
-/// lost; either way it is whole, so it is kept. Blocking: reads the header of each object added.
+/// lost; either way it is whole, so it is kept. They are entered in the order in which they came, so
+/// that of two that conflict the first one counts again. Blocking: reads the header of each object
+/// added.
 pub fn mend(ledger: &Ledger, objects: &Objects, identity: &DeviceIdentity) -> Result<Mended, MendError> {
-    let present: std::collections::BTreeSet<String> =
-        objects.list()?.into_iter().map(|id| id.as_str().to_owned()).collect();
-    let indexed: std::collections::BTreeSet<String> = ledger.read_blocking(|reader| {
+    let present: BTreeMap<String, u64> =
+        objects.list()?.into_iter().map(|(id, length)| (id.as_str().to_owned(), length)).collect();
+    let indexed: BTreeMap<String, (u64, bool)> = ledger.read_blocking(|reader| {
         Ok(reader
-            .prepare("SELECT object FROM instances")?
-            .query_map([], |row| row.get(0))?
+            .prepare("SELECT object, size, state = 'missing' FROM instances")?
+            .query_map([], |row| {
+                Ok((row.get(0)?, (row.get::<_, i64>(1)?.try_into().unwrap_or(0), row.get(2)?)))
+            })?
             .collect::<rusqlite::Result<_>>()?)
     })?;
-    let mut mended = Mended { missing: indexed.difference(&present).count(), ..Mended::default() };
-    for name in present.difference(&indexed) {
+    let mut mended = Mended::default();
+    let mut entries = Vec::new();
+    for name in present.keys().filter(|name| !indexed.contains_key(*name)) {
         let Some(id) = ObjectId::parse(name) else { continue };
         let entry = objects.read(&id).ok().and_then(|(receipt, file, length)| {
             let (header, damage) = header::scan(file, length, &receipt.transfer_syntax);
             Indexed::new(id, receipt, length, &header, damage.as_ref(), identity).ok()
         });
         match entry {
-            Some(entry) => {
-                ledger.write_blocking(move |writer| insert(writer, &entry).map(drop))?;
-                mended.added += 1;
-            }
+            Some(entry) => entries.push(entry),
             None => mended.damaged += 1,
         }
     }
+    entries.sort_by(|a, b| (a.receipt.received_ms, &a.object).cmp(&(b.receipt.received_ms, &b.object)));
+    mended.added = entries.len();
+    for entry in entries {
+        ledger.write_blocking(move |writer| insert(writer, &entry).map(drop))?;
+    }
+    // A file holds its meta information besides the data set, so it is never shorter than `size`.
+    let gone: Vec<String> = indexed
+        .iter()
+        .filter(|(name, (size, known))| !known && present.get(*name).is_none_or(|length| length < size))
+        .map(|(name, _)| name.clone())
+        .collect();
+    mended.missing = ledger.write_blocking(move |writer| mark_missing(writer, &gone))?;
     if mended != Mended::default() {
-        let outcome = if mended.missing + mended.damaged > 0 { Outcome::Serious } else { Outcome::Success };
+        let found = mended.clone();
         ledger.write_blocking(move |writer| {
-            writer.audit(
-                &Event::new(
-                    EventKind::IndexRebuilt,
-                    "store",
-                    json!({ "added": mended.added, "missing": mended.missing, "damaged": mended.damaged }),
-                )
-                .with_outcome(outcome),
-            )
+            let detail = json!({ "added": found.added, "missing": found.missing, "damaged": found.damaged });
+            let outcome = if found.missing.is_empty() && found.damaged == 0 {
+                Outcome::Success
+            } else {
+                Outcome::Serious
+            };
+            writer.audit(&Event::new(EventKind::IndexRebuilt, "store", detail).with_outcome(outcome))
         })?;
     }
     Ok(mended)
+}
+
+/// Marks instances whose objects are gone; yields the keys of their studies.
+fn mark_missing(writer: &Writer<'_>, gone: &[String]) -> Result<Vec<String>, LedgerError> {
+    let mut studies = BTreeSet::new();
+    for object in gone {
+        let tx = writer.tx();
+        tx.execute("UPDATE instances SET state = 'missing' WHERE object = ?1", [object])?;
+        studies.insert(tx.query_row(
+            "SELECT s.key FROM studies s JOIN instances i ON i.study_id = s.id WHERE i.object = ?1",
+            [object],
+            |row| row.get(0),
+        )?);
+    }
+    Ok(studies.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::Fixture;
+
+    #[test]
+    fn entries_without_objects_are_marked_once_and_their_study_is_named() {
+        // The fixture fills the index without putting objects into the store.
+        let fixture = Fixture::routed();
+        let mended = mend(&fixture.ledger, &fixture.objects, &fixture.identity).expect("mended");
+        assert_eq!((mended.added, mended.missing), (0, vec![fixture.key()]));
+        let again = mend(&fixture.ledger, &fixture.objects, &fixture.identity).expect("mended");
+        assert_eq!(again, Mended::default(), "it is told once");
+    }
 }

@@ -133,7 +133,7 @@ pub fn reclaim(writer: &Writer<'_>, owner: &str) -> Result<usize, LedgerError> {
 pub fn instances(reader: &Connection, study_id: i64, revision: u32) -> Result<Vec<Instance>, LedgerError> {
     let mut statement = reader.prepare_cached(
         "SELECT series_uid, sop_class_uid, sop_instance_uid, modality, frames, object, state FROM instances
-         WHERE study_id = ?1 AND revision <= ?2 AND state != 'conflict' ORDER BY object",
+         WHERE study_id = ?1 AND revision <= ?2 AND state NOT IN ('conflict', 'missing') ORDER BY object",
     )?;
     let rows = statement.query_map(params![study_id, revision], |row| {
         let reference = InstanceRef {

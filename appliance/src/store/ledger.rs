@@ -37,6 +37,15 @@ pub enum LedgerError {
         /// Whether the disk is full.
         full: bool,
     },
+    /// The file is not a whole SQLite database.
+    #[error(
+        "the ledger {path} is damaged; remedy: restore the backup, or move ledger.db* aside: the index of \
+         instances is rebuilt from the objects, but audit log, results and delivery states start anew"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// The ledger was written by a newer release.
     #[error(
         "the ledger has schema version {found}, this release knows {known}: start the newer release again"
@@ -147,8 +156,18 @@ impl Ledger {
         clock: SharedClock,
     ) -> Result<Self, LedgerError> {
         let path = data_dir.join("ledger.db");
-        let mut connection = Connection::open(&path).map_err(|error| sqlite("opening", &error))?;
-        prepare(&connection).map_err(|error| sqlite("opening", &error))?;
+        let opened = Connection::open(&path).and_then(|connection| {
+            prepare(&connection)?;
+            // Reads every page of the schema, so that a damaged file is known before it is needed.
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
+            Ok(connection)
+        });
+        let mut connection = opened.map_err(|error| match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                LedgerError::Damaged { path: path.clone() }
+            }
+            _ => sqlite("opening", &error),
+        })?;
         migrate(&mut connection)?;
         let mut random = [0; 6];
         getrandom::fill(&mut random).map_err(|_| LedgerError::Illegal("no random numbers".into()))?;

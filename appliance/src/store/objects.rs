@@ -184,17 +184,18 @@ impl Objects {
         self.path(id).exists()
     }
 
-    /// The names of all objects.
-    pub fn list(&self) -> Result<Vec<ObjectId>, ObjectError> {
+    /// The names of all objects, with the lengths of their files in bytes.
+    pub fn list(&self) -> Result<Vec<(ObjectId, u64)>, ObjectError> {
         let mut found = Vec::new();
         for index in 0..=0xff {
             let folder = self.inner.objects.join(format!("{index:02x}"));
             for entry in fs::read_dir(&folder).map_err(io_error("listing objects"))? {
-                let name = entry.map_err(io_error("listing objects"))?.file_name();
-                if let Some(id) =
-                    name.to_str().and_then(|name| name.strip_suffix(".dcm")).and_then(ObjectId::parse)
-                {
-                    found.push(id);
+                let entry = entry.map_err(io_error("listing objects"))?;
+                let name = entry.file_name();
+                let id = name.to_str().and_then(|name| name.strip_suffix(".dcm")).and_then(ObjectId::parse);
+                if let Some(id) = id {
+                    let length = entry.metadata().map_err(io_error("listing objects"))?.len();
+                    found.push((id, length));
                 }
             }
         }
@@ -392,7 +393,7 @@ mod tests {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).expect("read");
         assert_eq!(bytes, b"some data set bytes");
-        assert_eq!(objects.list().expect("listed"), [id]);
+        assert_eq!(objects.list().expect("listed")[0].0, id);
     }
 
     #[test]

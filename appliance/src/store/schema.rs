@@ -28,7 +28,7 @@ CREATE TABLE instances (
     peer            TEXT NOT NULL,
     calling_ae      TEXT NOT NULL,
     received_at     INTEGER NOT NULL,
-    state           TEXT NOT NULL,          -- kept | conflict | unreadable
+    state           TEXT NOT NULL,          -- kept | conflict | unreadable | missing
     attributes      TEXT NOT NULL,          -- JSON: what rules look at
     revision        INTEGER                 -- the first closed revision that holds it
 );

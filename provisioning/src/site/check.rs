@@ -108,6 +108,13 @@ fn appliance(file: &SiteFile, problems: &mut Problems<'_>) {
         }
         socket("dicom.plaintext_listen", listen, problems);
     }
+    if file.admin.listen == file.dicom.listen && !file.admin.listen.ends_with(":0") {
+        problems.add(
+            "admin.listen",
+            "the administration page and DICOM would share one port",
+            "give the administration page its own port, e.g. 8443",
+        );
+    }
     socket("dicom.listen", &file.dicom.listen, problems);
     socket("admin.listen", &file.admin.listen, problems);
 }
@@ -394,6 +401,16 @@ pub(super) fn files(site: &Site) -> Result<(), SiteError> {
     }
     for (index, authority) in tls.authorities.iter().enumerate() {
         certificates(&format!("appliance.tls.authorities[{index}]"), authority, &mut problems);
+    }
+    let data_dir = &site.file.appliance.data_dir;
+    if let Some(existing) = data_dir.ancestors().find(|folder| folder.exists())
+        && !existing.is_dir()
+    {
+        problems.add(
+            "appliance.data_dir",
+            format!("{} is not a folder", existing.display()),
+            "name a folder, or one that can be made",
+        );
     }
     if let Some(library) = &site.file.infer.onnxruntime
         && !library.is_file()

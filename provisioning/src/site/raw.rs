@@ -103,7 +103,8 @@ pub struct Dicom {
     pub handshake_timeout_seconds: u64,
     /// Time that a peer has to send A-ASSOCIATE-RQ, and to close after a release (ARTIM), in seconds.
     pub artim_seconds: u64,
-    /// Time without a single byte after which an association is aborted, in seconds.
+    /// Time that a peer has for each PDU, from waiting for it to its last byte, in seconds; then the
+    /// association is aborted.
     pub idle_timeout_seconds: u64,
 }
 

@@ -191,7 +191,7 @@ fn series(connection: &Connection, study: i64) -> Result<(Vec<Series>, Numbers),
     // With min(id) in the list, SQLite takes the plain columns from the row that has it.
     let mut statement = connection.prepare_cached(
         "SELECT series_uid, min(id), modality, attributes, count(*), total(state = 'conflict'),
-            total(state = 'unreadable'), total(size), group_concat(DISTINCT peer)
+            total(state IN ('unreadable', 'missing')), total(size), group_concat(DISTINCT peer)
          FROM instances WHERE study_id = ?1 GROUP BY series_uid ORDER BY min(id)",
     )?;
     let mut rows = statement.query([study])?;
