@@ -10,6 +10,6 @@ export RUSTFLAGS="--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sa
 -Cllvm-args=-sanitizer-coverage-pc-table"
 host=$(rustc -vV | sed -n 's/^host: //p')
 cargo build --release --target "$host" --target-dir ../../target/fuzz --bin "$target"
-mkdir -p "corpus/$target" artifacts "../../target/fuzz/work/$target"
+mkdir -p "corpus/$target" artifacts "../../target/fuzz/grown/$target"
 "../../target/fuzz/$host/release/$target" -max_total_time="$seconds" -artifact_prefix="artifacts/$target-" \
-    "../../target/fuzz/work/$target" "corpus/$target"
+    "../../target/fuzz/grown/$target" "corpus/$target"

@@ -196,7 +196,7 @@ impl Daemon {
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let changed = Arc::new(Notify::new());
+        let work = Arc::new(Notify::new());
         let wakes: Vec<Arc<Notify>> = file.destination.iter().map(|_| Arc::new(Notify::new())).collect();
         let pipeline = Pipeline {
             site: site.clone(),
@@ -208,8 +208,7 @@ impl Daemon {
             results: store.results.clone(),
             identity: store.identity.clone(),
             clock: clock.clone(),
-            changed: changed.clone(),
-            work: Arc::new(Notify::new()),
+            work: work.clone(),
             queued: Arc::new(wakes.clone()),
         };
         tasks.spawn(pipeline.clone().close_studies(stopped.clone()));
@@ -222,7 +221,6 @@ impl Daemon {
             identity: store.identity.clone(),
             clock: clock.clone(),
             ae_title: file.appliance.ae_title.clone(),
-            changed,
         };
         let server = config.peers.server_config(&config.identity)?;
         let listener =
@@ -247,7 +245,7 @@ impl Daemon {
             prometheus,
             models: model_lines(&config),
             engine_fault: engine_fault(engine),
-            changed: Arc::new(Notify::new()),
+            changed: work,
         };
         let admin_tls = config.operators.server_config(&config.identity)?;
         let (operators, admin_stop) = (config.operators.clone(), stopped.clone());

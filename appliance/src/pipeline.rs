@@ -57,8 +57,6 @@ pub struct Pipeline {
     pub identity: Arc<DeviceIdentity>,
     /// The clock.
     pub clock: SharedClock,
-    /// Told when a study has changed.
-    pub changed: Arc<Notify>,
     /// Told when a job was written.
     pub work: Arc<Notify>,
     /// Told when a delivery was queued, one for each destination.

@@ -25,8 +25,9 @@ use crate::store::replay;
 pub struct Args {
     #[command(flatten)]
     site: SiteArg,
+    /// Without a verb: `list`.
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,7 +79,9 @@ impl Args {
 
     pub(super) fn write(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let place = Place::open(&self.site)?;
-        let (Command::List { destination, .. } | Command::Replay { destination, .. }) = &self.command;
+        let usual = Command::List { state: None, destination: None, limit: 100, json: false };
+        let command = self.command.unwrap_or(usual);
+        let (Command::List { destination, .. } | Command::Replay { destination, .. }) = &command;
         // A name with a slip in it would quietly find nothing.
         if let Some(name) = destination
             && !queries::destinations(&place.reader()?)?.contains_key(name)
@@ -86,7 +89,7 @@ impl Args {
         {
             bail!("there is no destination \"{name}\" in the site file or the ledger");
         }
-        match self.command {
+        match command {
             Command::List { state, destination, limit, json } => {
                 let states = match state.as_deref().and_then(DeliveryState::parse) {
                     Some(state) => vec![state],

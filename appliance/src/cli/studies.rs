@@ -25,8 +25,9 @@ use crate::store::replay;
 pub struct Args {
     #[command(flatten)]
     site: SiteArg,
+    /// Without a verb: `list`.
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,7 +76,8 @@ impl Args {
 
     pub(super) fn write(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let place = Place::open(&self.site)?;
-        match self.command {
+        let usual = Command::List { state: None, problems: false, limit: 50, json: false };
+        match self.command.unwrap_or(usual) {
             Command::List { state, problems, limit, json } => {
                 let state = state.as_deref().and_then(StudyState::parse);
                 let filter = StudyFilter { state, problems_only: problems, limit, before: None };

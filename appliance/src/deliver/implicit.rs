@@ -6,6 +6,8 @@
 
 use dicom_core::VR;
 
+use crate::dicom::header::has_long_length;
+
 /// Deepest nesting that is followed; our SRs have under 20 levels.
 const DEPTH_MAX: usize = 64;
 const UNDEFINED: u32 = u32::MAX;
@@ -39,22 +41,8 @@ fn elements<'a>(mut bytes: &'a [u8], out: &mut Vec<u8>, delimited: bool, depth: 
             return delimited.then(|| bytes.get(8..))?;
         }
         let vr = VR::from_binary([*bytes.get(4)?, *bytes.get(5)?])?;
-        let (length, header) = match vr {
-            VR::OB
-            | VR::OD
-            | VR::OF
-            | VR::OL
-            | VR::OV
-            | VR::OW
-            | VR::SQ
-            | VR::SV
-            | VR::UC
-            | VR::UN
-            | VR::UR
-            | VR::UT
-            | VR::UV => (u32_at(bytes, 8)?, 12),
-            _ => (u32::from(u16_at(bytes, 6)?), 8),
-        };
+        let (length, header) =
+            if has_long_length(vr) { (u32_at(bytes, 8)?, 12) } else { (u32::from(u16_at(bytes, 6)?), 8) };
         bytes = bytes.get(header..)?;
         if vr == VR::SQ {
             put(out, tag, UNDEFINED);

@@ -274,6 +274,26 @@ pub fn scan<R: Read + Seek>(reader: R, length: u64, transfer_syntax: &str) -> (H
     (header, result.err())
 }
 
+/// Whether an explicit VR is followed by two reserved bytes and a 32-bit length (PS3.5 §7.1.2).
+pub(crate) fn has_long_length(vr: VR) -> bool {
+    matches!(
+        vr,
+        VR::OB
+            | VR::OD
+            | VR::OF
+            | VR::OL
+            | VR::OV
+            | VR::OW
+            | VR::SQ
+            | VR::SV
+            | VR::UC
+            | VR::UN
+            | VR::UR
+            | VR::UT
+            | VR::UV
+    )
+}
+
 /// Bytes of a data set, with a bound on how many there are.
 trait Input {
     fn left(&self) -> u64;
@@ -478,23 +498,7 @@ impl<I: Input> Scanner<I> {
         let letters: [u8; 2] = self.bytes()?;
         let vr =
             VR::from_binary(letters).ok_or(Damage::BadVr { group: tag.group(), element: tag.element() })?;
-        let long = matches!(
-            vr,
-            VR::OB
-                | VR::OD
-                | VR::OF
-                | VR::OL
-                | VR::OV
-                | VR::OW
-                | VR::SQ
-                | VR::SV
-                | VR::UC
-                | VR::UN
-                | VR::UR
-                | VR::UT
-                | VR::UV
-        );
-        if long {
+        if has_long_length(vr) {
             self.bytes::<2>()?;
             Ok((vr, self.u32()?))
         } else {

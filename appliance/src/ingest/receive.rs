@@ -33,8 +33,6 @@ pub struct Receiver {
     pub clock: SharedClock,
     /// Our AE title.
     pub ae_title: String,
-    /// Woken when a study has changed.
-    pub changed: Arc<tokio::sync::Notify>,
 }
 
 /// Who sends.
@@ -171,7 +169,6 @@ impl Receiver {
                 "an instance came again with other content: kept beside the first"
             );
         }
-        self.changed.notify_one();
         Ok(stored)
     }
 }
