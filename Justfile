@@ -14,7 +14,7 @@ default:
 demo *ARGS: parts build
     target/debug/lightbox demo "$@"
 
-# Runs every test, with real peers; arguments go to the test runner, e.g. `./justw test security`.
+# Runs every test, with real peers; arguments go to the test runner, e.g. `./justw test --test security`.
 [positional-arguments]
 test *ARGS: parts peers
     cargo build --workspace --all-targets
