@@ -402,7 +402,7 @@ impl Pipeline {
             .map_err(|error| Failure::of_box(&error))?;
         let device = device(&self.site, &self.identity);
         let evidence = evidence.into_iter().map(|instance| instance.reference).collect();
-        let ids = result_ids(&device, claim, &result);
+        let ids = result_ids(&device, claim, &result).map_err(|error| Failure::lasting(chain(&error)))?;
         Ok(ResultContext {
             device,
             header,
@@ -439,10 +439,9 @@ pub fn device(site: &Site, identity: &DeviceIdentity) -> Device {
 /// Identifiers of a result: from device, study, revision, model and content, so that making it again
 /// after a crash makes the same objects. The time that it carries is content as well: it is the job's
 /// first claim, fixed in the ledger, so one UID never stands for two contents.
-fn result_ids(device: &Device, claim: &Claim, result: &ModelResult) -> ResultIds {
+fn result_ids(device: &Device, claim: &Claim, result: &ModelResult) -> Result<ResultIds, serde_json::Error> {
     let study = claim.study_uid.expose();
-    let content = serde_json::to_string(&(&result.findings, &result.completeness, &result.examined))
-        .unwrap_or_default();
+    let content = serde_json::to_string(&(&result.findings, &result.completeness, &result.examined))?;
     let (revision, made_at) = (claim.revision.to_string(), claim.started_ms.to_string());
     let base = [device.uid.as_str(), study, &revision, &result.model.digest, &content, &made_at];
     let digest = |purpose: &str, parts: &[&str]| -> [u8; 32] {
@@ -453,7 +452,7 @@ fn result_ids(device: &Device, claim: &Claim, result: &ModelResult) -> ResultIds
         }
         hasher.finalize().into()
     };
-    ResultIds {
+    Ok(ResultIds {
         series_uid: Phi::new(uid_from_digest(&digest("series", &base))),
         sr_instance_uid: Phi::new(uid_from_digest(&digest("sr", &base))),
         tracking_uids: result
@@ -464,7 +463,7 @@ fn result_ids(device: &Device, claim: &Claim, result: &ModelResult) -> ResultIds
         message_control_id: hex(&digest("message", &base)[..10]),
         filler_order_number: hex(&digest("order", &[&device.uid, study, &result.model.id])[..8]),
         created_ms: claim.started_ms,
-    }
+    })
 }
 
 /// A finding keeps its tracking UID over the revisions of a study for as long as model, label and

@@ -12,7 +12,7 @@ use crate::audit::{Event, EventKind};
 use crate::dicom::attributes::Attributes;
 use crate::job::{JobState, State, StudyState};
 use crate::phi::Phi;
-use crate::store::ledger::{LedgerError, Writer};
+use crate::store::ledger::{LedgerError, Writer, json_column};
 
 /// A revision that was closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,10 +120,9 @@ pub fn series_facts(writer: &Writer<'_>, study_id: i64) -> Result<Vec<SeriesFact
             known.instances += 1;
             continue;
         }
-        let attributes: String = row.get(1)?;
         series.push(SeriesFacts {
             series_uid: uid,
-            attributes: serde_json::from_str::<Attributes>(&attributes).unwrap_or_default(),
+            attributes: json_column::<Attributes>(row, 1)?,
             calling_ae: row.get(2)?,
             peer: row.get(3)?,
             sop_class_uid: row.get(4)?,

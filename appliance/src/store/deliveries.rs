@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, params};
 use serde_json::json;
 
-use super::ledger::{LedgerError, Writer};
+use super::ledger::{LedgerError, Writer, json_column};
 use crate::audit::{Event, EventKind, Outcome};
 use crate::job::{DeliveryState, State};
 use crate::phi::Phi;
@@ -54,8 +54,7 @@ pub fn claim(
         .query_row(
             params![destination, DeliveryState::Queued.as_str(), now, DeliveryState::Sending.as_str()],
             |row| {
-                let files: std::collections::BTreeMap<String, String> =
-                    serde_json::from_str(&row.get::<_, String>(6)?).unwrap_or_default();
+                let files: std::collections::BTreeMap<String, String> = json_column(row, 6)?;
                 Ok(Claim {
                     id: row.get(0)?,
                     study_key: row.get(1)?,

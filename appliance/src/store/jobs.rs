@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 
-use super::ledger::{LedgerError, Writer};
+use super::ledger::{LedgerError, Writer, json_column};
 use super::objects::ObjectId;
 use crate::audit::{Event, EventKind, Outcome};
 use crate::deliver::context::{Predecessor, ResultContext};
@@ -76,8 +76,8 @@ pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<C
              WHERE j.id = ?1",
         )?
         .query_row([id], |row| {
-            let series: Vec<String> = from_json(&row.get::<_, String>(5)?);
-            let deliver: BTreeMap<String, String> = from_json(&row.get::<_, String>(6)?);
+            let series: Vec<String> = json_column(row, 5)?;
+            let deliver: BTreeMap<String, String> = json_column(row, 6)?;
             Ok(Claim {
                 id,
                 study_id: row.get(0)?,
@@ -93,11 +93,6 @@ pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<C
             })
         })?;
     Ok(Some(claim))
-}
-
-/// JSON that this process wrote; anything else reads as empty.
-fn from_json<T: serde::de::DeserializeOwned + Default>(text: &str) -> T {
-    serde_json::from_str(text).unwrap_or_default()
 }
 
 fn move_to(writer: &Writer<'_>, id: i64, next: JobState) -> Result<(), LedgerError> {

@@ -274,6 +274,19 @@ pub fn open_reader(path: &Path) -> Result<Connection, LedgerError> {
     Ok(reader)
 }
 
+/// A column of JSON that this box wrote. What cannot be read back is an error, never an empty value: an
+/// empty list of destinations would keep a result back in silence. The error names no value.
+pub fn json_column<T: serde::de::DeserializeOwned>(
+    row: &rusqlite::Row<'_>,
+    index: usize,
+) -> rusqlite::Result<T> {
+    let text: String = row.get(index)?;
+    serde_json::from_str(&text).map_err(|_| {
+        let why = "the JSON in this column cannot be read back".into();
+        rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, why)
+    })
+}
+
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -179,11 +179,6 @@ impl Objects {
         self.inner.objects.join(&id.0[..2]).join(format!("{}.dcm", id.0))
     }
 
-    /// Whether the object is there.
-    pub fn contains(&self, id: &ObjectId) -> bool {
-        self.path(id).exists()
-    }
-
     /// The names of all objects, with the lengths of their files in bytes.
     pub fn list(&self) -> Result<Vec<(ObjectId, u64)>, ObjectError> {
         let mut found = Vec::new();
@@ -285,11 +280,6 @@ impl Incoming {
         self.digest.update(bytes);
         self.length += bytes.len() as u64;
         self.file.write_all(bytes).map_err(io_error("writing an incoming file"))
-    }
-
-    /// Bytes of the data set so far.
-    pub fn length(&self) -> u64 {
-        self.length
     }
 
     /// Ends the writing: flushes, and syncs the bytes to the disk. What comes out can be looked at
