@@ -37,9 +37,9 @@ use crate::ingest::receive::Receiver;
 use crate::pipeline::Pipeline;
 use crate::store::index::{self, MendError};
 use crate::store::ledger::{Ledger, LedgerError};
-use crate::store::objects::{ObjectError, Objects};
+use crate::store::objects::{self, ObjectError, Objects, Opened};
 use crate::store::results::{Results, ResultsError};
-use crate::store::{deliveries, jobs};
+use crate::store::{deliveries, indexer, jobs};
 use crate::structure;
 
 /// Longest time that a stop waits for work under way.
@@ -295,17 +295,34 @@ struct Store {
     results: Results,
 }
 
+/// The sizes of the object store that the site file asks for.
+fn object_sizes(store: &lightbox_provisioning::site::Store) -> objects::Config {
+    let mib = |count: u64| count.saturating_mul(1 << 20);
+    objects::Config {
+        reserve_bytes: mib(store.reserve_mib),
+        segment_bytes: mib(store.segment_mib),
+        segments: usize::try_from(store.segments_mib / store.segment_mib.max(1)).unwrap_or(usize::MAX).max(1),
+    }
+}
+
 /// Opens ledger and objects, and mends what a crash left between them. Blocking.
 fn open_store(site: &Site, clock: SharedClock) -> Result<Store, StartError> {
     let data_dir = &site.file.appliance.data_dir;
     let key = data_dir.join("device.key");
-    let used = data_dir.join("ledger.db").exists() || data_dir.join("objects").exists();
+    let used = data_dir.join("ledger.db").exists() || data_dir.join("studies").exists();
     let identity = if used { DeviceIdentity::open(&key)? } else { DeviceIdentity::open_or_create(&key)? };
     let identity = Arc::new(identity);
     let ledger = Ledger::open(data_dir, identity.clone(), clock)?;
-    let objects = Objects::open(data_dir, site.file.store.reserve_mib * 1024 * 1024)?;
+    let Opened { objects, entries, committed, broken } =
+        Objects::open(data_dir, object_sizes(&site.file.store))?;
+    for object in &broken {
+        tracing::error!(
+            study = object.study_key(),
+            "an acknowledged instance's bytes are gone from the store"
+        );
+    }
     let results = Results::open(data_dir)?;
-    let mended = index::mend(&ledger, &objects, &identity)?;
+    let mended = index::mend(&ledger, &objects, entries, &identity)?;
     if mended != index::Mended::default() {
         tracing::warn!(
             added = mended.added,
@@ -318,6 +335,11 @@ fn open_store(site: &Site, clock: SharedClock) -> Result<Store, StartError> {
     if let Err(error) = ledger.read_blocking(|reader| Ok(audit::export::check_head(reader, &public_key)))? {
         return Err(StartError::ForeignKey { path: key, why: error.to_string() });
     }
+    // It ends by itself when the last handle on the objects is gone.
+    drop(indexer::start(ledger.clone(), committed).map_err(|error| StartError::DataDir {
+        path: data_dir.clone(),
+        what: format!("is not served: a thread does not start ({})", error.kind()),
+    })?);
     let owner = ledger.boot().to_owned();
     let (jobs, deliveries) = ledger.write_blocking(move |writer| {
         completion::restart_timers(writer)?;

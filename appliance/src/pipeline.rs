@@ -254,7 +254,7 @@ impl Pipeline {
             .filter(|instance| instance.readable && claim.series.contains(&instance.reference.series_uid))
             .map(|instance| StoredImage {
                 instance: instance.reference.clone(),
-                path: self.objects.path(&instance.object),
+                source: self.objects.source(&instance.object),
             })
             .collect();
         let unreadable = evidence
@@ -387,8 +387,9 @@ impl Pipeline {
         let first = evidence.first().ok_or_else(|| Failure::lasting("the revision has no instance"))?;
         let (objects, object) = (self.objects.clone(), first.object.clone());
         let header = tokio::task::spawn_blocking(move || {
-            objects.read(&object).map(|(receipt, file, length)| {
-                header::scan(file, length, &receipt.transfer_syntax).0.study_header()
+            objects.read(&object).map(|(receipt, reader)| {
+                let length = reader.length();
+                header::scan(reader, length, &receipt.transfer_syntax).0.study_header()
             })
         })
         .await

@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 
+use lightbox::dicom::part_ten::Source;
 use lightbox::finding::{Completeness, InstanceRef};
 use lightbox::infer::image::Limits;
 use lightbox::infer::{StoredImage, load, run};
@@ -28,7 +29,7 @@ async fn a_real_slice_goes_all_the_way() {
         modality: "MR".into(),
         frames: 1,
     };
-    let images = [StoredImage { instance: instance.clone(), path: path.clone() }];
+    let images = [StoredImage { instance: instance.clone(), source: Source::file(path.clone()) }];
     let refused = run(&bundle, &engine, &images, &Limits::default()).await.unwrap();
     assert!(matches!(refused.completeness, Completeness::NotRun(_)), "{:?}", refused.completeness);
 
@@ -39,7 +40,10 @@ async fn a_real_slice_goes_all_the_way() {
     let path = stated.path().join("slice");
     object.write_to_file(&path).unwrap();
     let started = std::time::Instant::now();
-    let raw = run(&bundle, &engine, &[StoredImage { instance, path }], &Limits::default()).await.unwrap();
+    let raw =
+        run(&bundle, &engine, &[StoredImage { instance, source: Source::file(path) }], &Limits::default())
+            .await
+            .unwrap();
     println!("{:?} in {:?}", raw.frames[0].output, started.elapsed());
     let RawOutput::Scores(scores) = &raw.frames[0].output else { panic!() };
     assert!((scores.iter().sum::<f64>() - 1.0).abs() < 1e-5);

@@ -6,6 +6,7 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 
+use lightbox::dicom::part_ten::Source;
 use lightbox::finding::{Completeness, ModelResult};
 use lightbox::infer::engine::EngineHandle;
 use lightbox::infer::image::Limits;
@@ -23,7 +24,7 @@ fn store(phantom: &Phantom, folder: &Path) -> Vec<StoredImage> {
     let write = |(index, file): (usize, &lightbox::phantom::PhantomFile)| {
         let path = folder.join(index.to_string());
         std::fs::write(&path, &file.bytes).unwrap();
-        StoredImage { instance: file.instance.clone(), path }
+        StoredImage { instance: file.instance.clone(), source: Source::file(path) }
     };
     phantom.files.iter().enumerate().map(write).collect()
 }
@@ -110,9 +111,9 @@ async fn what_cannot_be_examined_is_told_and_costs_only_itself() {
         generate(&Spec { rows: 64, columns: 64, disks: 1, ..Spec::new(Kind::Ct { slices: 4 }, 3) }).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let images = store(&phantom, folder.path());
-    std::fs::write(&images[0].path, b"no DICOM").unwrap();
+    std::fs::write(folder.path().join("0"), b"no DICOM").unwrap();
     let bytes = &phantom.files[1].bytes;
-    std::fs::write(&images[1].path, &bytes[..bytes.len() - 1000]).unwrap();
+    std::fs::write(folder.path().join("1"), &bytes[..bytes.len() - 1000]).unwrap();
     let result = run(&bundle, &engine, &images, &Limits::default()).await.unwrap();
     assert_eq!(result.examined.len(), 2);
     let Completeness::Partial(reason) = &result.completeness else { panic!("{:?}", result.completeness) };
@@ -167,7 +168,14 @@ async fn real_images_are_survived() {
             frames: 1,
         };
         let started = std::time::Instant::now();
-        let raw = run(&bundle, &engine, &[StoredImage { instance, path }], &Limits::default()).await.unwrap();
+        let raw = run(
+            &bundle,
+            &engine,
+            &[StoredImage { instance, source: Source::file(path) }],
+            &Limits::default(),
+        )
+        .await
+        .unwrap();
         assert_eq!(raw.completeness, Completeness::Complete, "{name}");
         let found = structure(&bundle, &raw).findings;
         println!("{name}: {} frames, {} findings, {:?}", raw.frames.len(), found.len(), started.elapsed());

@@ -1,6 +1,7 @@
 //! The whole line as most tests want it: one modality, one PACS (`storescp`), one RIS, the phantom
 //! detector for phantoms and a model for any other image.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::daemon::Daemon;
@@ -8,6 +9,7 @@ use crate::hospital::Hospital;
 use crate::peers::mllp::{Behaviour, MllpReceiver};
 use crate::peers::storescp::Storescp;
 use crate::peers::storescu::Storescu;
+use crate::samples::sop_uid;
 use crate::site::{Site, bundle_for_any_image};
 
 /// The line, running.
@@ -70,7 +72,19 @@ impl Line {
     #[track_caller]
     pub fn send_and_wait(&self, files: &[PathBuf]) {
         self.modality.deliver(self.daemon.dicom, &[], files);
+        self.wait_until_indexed(files);
         self.wait_until_quiet();
+    }
+
+    /// Waits until the ledger's index has these images: it follows the acknowledgement.
+    #[track_caller]
+    pub fn wait_until_indexed(&self, files: &[PathBuf]) {
+        let wanted: BTreeSet<String> = files.iter().map(|file| sop_uid(file)).collect();
+        self.daemon.wait_for("the index to have what was sent", 60, |ledger| {
+            let found: BTreeSet<String> =
+                ledger.texts("SELECT sop_instance_uid FROM instances").into_iter().collect();
+            wanted.is_subset(&found).then_some(())
+        });
     }
 
     /// Waits until all studies have come to rest and all is delivered or dead.

@@ -1,5 +1,6 @@
 //! Images to send: real ones from packages, and phantoms with known answers.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,9 +8,11 @@ use std::process::Command;
 use dicom_dictionary_std::tags;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 use crate::command::{part, program, python, run, run_lightbox};
 use crate::hospital::Hospital;
+use crate::site::Site;
 
 /// A file of pydicom's `test_files`.
 pub fn sample(name: &str) -> PathBuf {
@@ -90,6 +93,25 @@ fn collect(folder: &Path, ending: &str, into: &mut Vec<PathBuf>) {
         }
     }
     into.sort();
+}
+
+/// What a box holds, as `lightbox studies export` writes it: beside a running daemon or after its death.
+#[track_caller]
+pub fn held(site: &Site) -> (TempDir, Vec<PathBuf>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, to) = (site.path.to_str(), folder.path().to_str());
+    let arguments =
+        ["studies", "--site", path.expect("plain"), "export", "--all", "--to", to.expect("plain")];
+    run_lightbox(&arguments).ok("studies export");
+    let files = files_below(folder.path(), "dcm");
+    (folder, files)
+}
+
+/// The digests of the data sets that a box holds.
+#[track_caller]
+pub fn held_digests(site: &Site) -> BTreeSet<[u8; 32]> {
+    let (_folder, files) = held(site);
+    files.iter().map(|file| data_set_digest(file).expect("a Part 10 file")).collect()
 }
 
 /// A string element of a file.

@@ -127,7 +127,7 @@ impl Site {
     /// The whole text.
     pub fn toml(&self) -> String {
         format!(
-            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\n\n[timers]\nquiet_seconds = {}\n\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\nfailed_run = {:?}\n{}",
+            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\nsegment_mib = 4\nsegments_mib = 8\n\n[timers]\nquiet_seconds = {}\n\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\nfailed_run = {:?}\n{}",
             self.appliance,
             self.data_dir,
             self.dicom,

@@ -196,7 +196,7 @@ fn no_patient_data_in_logs_metrics_and_file_names() {
     }
     let metrics = scene.browser(Some(&scene.viewer)).get("/metrics").body;
     let names = names_below(&scene.line.site.data_dir);
-    assert!(!files_below(&scene.line.site.data_dir.join("objects"), "dcm").is_empty());
+    assert!(!files_below(&scene.line.site.data_dir.join("studies"), "dcm").is_empty());
     let audit: String =
         scene.line.daemon.ledger().texts("SELECT subject || ' ' || detail FROM audit").join("\n");
     for (place, text) in

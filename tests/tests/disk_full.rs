@@ -9,7 +9,7 @@ use std::process::Command;
 use lightbox_tests::command::{program, run, run_lightbox};
 use lightbox_tests::peers::storescp::Storescp;
 use lightbox_tests::peers::storescu::Storescu;
-use lightbox_tests::samples::{data_set_digest, files_below, large_sample, study_of_copies};
+use lightbox_tests::samples::{data_set_digest, held_digests, large_sample, study_of_copies};
 use lightbox_tests::site::bundle_for_any_image;
 use lightbox_tests::{Daemon, Hospital, Line, Site};
 
@@ -84,7 +84,7 @@ fn fill_and_free(disk: &Path) {
 
     let digests =
         |files: &[PathBuf]| files.iter().filter_map(|file| data_set_digest(file)).collect::<BTreeSet<_>>();
-    let kept = || digests(&files_below(&site.data_dir.join("objects"), "dcm"));
+    let kept = || held_digests(&site);
     assert!(kept().is_superset(&digests(&first.acknowledged)), "an acknowledged image is not there");
 
     // Space returns.
@@ -112,7 +112,7 @@ fn a_reserve_is_kept_for_the_results_of_what_was_taken() {
     });
     let sent = line.modality.send(line.daemon.dicom, &[], &[large_sample("693_UNCR.dcm")]);
     assert_eq!(sent.statuses, [0xa700], "{}", sent.said.all());
-    assert!(files_below(&line.daemon.data_dir.join("objects"), "dcm").is_empty());
+    assert!(held_digests(&line.site).is_empty());
     let site = line.site.path.to_str().expect("a plain path");
     run_lightbox(&["audit", "--site", site, "verify"]).ok("audit verify");
 }

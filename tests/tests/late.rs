@@ -61,7 +61,10 @@ fn the_same_instance_with_other_contents_is_kept_beside_and_flagged() {
     assert_eq!(sop_uid(&first), sop_uid(&other));
     line.send_and_wait(&[first]);
     line.send_and_wait(&[other]);
+    line.daemon.wait_for("the second copy in the index", 30, |ledger| {
+        (ledger.number("SELECT count(*) FROM instances") == 2).then_some(())
+    });
     let ledger = line.daemon.ledger();
     assert_eq!(ledger.texts("SELECT state FROM instances ORDER BY id"), ["kept", "conflict"]);
-    assert_eq!(lightbox_tests::samples::files_below(&line.daemon.data_dir.join("objects"), "dcm").len(), 2);
+    assert_eq!(lightbox_tests::samples::held_digests(&line.site).len(), 2);
 }

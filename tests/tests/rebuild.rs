@@ -27,6 +27,9 @@ fn a_lost_ledger_costs_no_instance_and_turns_no_conflict_round() {
         .ok("dcmodify");
         line.modality.deliver(line.daemon.dicom, &[], &[other]);
     }
+    line.daemon.wait_for("all copies in the index", 30, |ledger| {
+        (ledger.number("SELECT count(*) FROM instances") == 8).then_some(())
+    });
     let before = line.daemon.ledger().texts(INSTANCES);
     assert_eq!(before.len(), 8, "{before:?}");
     assert_eq!(before.iter().filter(|one| one.contains(" conflict ")).count(), 4, "{before:?}");

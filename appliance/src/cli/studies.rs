@@ -1,8 +1,10 @@
 //! `lightbox studies`: where each study is, and why it went there.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
@@ -14,6 +16,7 @@ use crate::audit::{Event, EventKind};
 use crate::clock::utc_text;
 use crate::finding::Completeness;
 use crate::job::{JobState, State, StudyState};
+use crate::store::objects::Archive;
 use crate::store::queries::{self, ByState, Job, Revision, StudyDetail, StudyFilter};
 use crate::store::replay;
 
@@ -56,6 +59,23 @@ enum Command {
     Rerun {
         /// The study key.
         key: String,
+    },
+    /// Writes what was received as DICOM files, byte for byte: for a downtime, or to send it by other
+    /// means. Works beside a running daemon and without one. Goes to the audit log.
+    #[command(
+        after_help = "Examples:\n  lightbox studies export abcdefghijkm --to /media/usb\n  lightbox studies export --all --to /media/usb"
+    )]
+    Export {
+        /// The study key, from `list`, a log or the administration page.
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        key: Option<String>,
+        /// Everything that the box holds.
+        #[arg(long)]
+        all: bool,
+        /// Folder for the files, one sub-folder a study; made if it is missing. The files hold patient
+        /// data, their names do not.
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
     },
     /// One study: its series, why it counted as complete, what each rule saw and decided, what the
     /// models said, and where the results went. The view goes to the audit log.
@@ -129,6 +149,11 @@ impl Args {
                 })?;
                 writeln!(out, "{count} will run again")?;
             }
+            Command::Export { key, all: _, to } => {
+                let (written, failed) = export(&place, key.as_deref(), &to)?;
+                writeln!(out, "{written} instances written below {}", to.display())?;
+                anyhow::ensure!(failed == 0, "{failed} instances could not be read back: see above");
+            }
             Command::Show { key, json } => {
                 let detail = queries::study(&place.reader()?, &key)?;
                 audit_view(&place, &detail.line.key)?;
@@ -137,6 +162,37 @@ impl Args {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Writes the objects of one study, or all; yields how many were written and how many could not be.
+fn export(place: &Place, key: Option<&str>, to: &Path) -> anyhow::Result<(usize, usize)> {
+    if let Some(key) = key {
+        queries::study(&place.reader()?, key)?;
+    }
+    let by = who();
+    let detail = json!({ "action": "exported", "through": by.through, "study": key.unwrap_or("all") });
+    let event = Event::new(EventKind::OperatorAction, by.operator, detail);
+    place.ledger()?.write_blocking(move |writer| writer.audit(&event))?;
+    let archive = Archive::open(&place.site.file.appliance.data_dir)?;
+    let (mut written, mut failed) = (0, 0);
+    for id in archive.list()?.iter().filter(|id| key.is_none_or(|key| id.study_key() == key)) {
+        let path = to.join(id.as_str()).with_extension("dcm");
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("{} cannot be made", folder.display()))?;
+        }
+        let file = std::fs::File::create(&path).with_context(|| format!("{}", path.display()))?;
+        let mut file = std::io::BufWriter::new(file);
+        match archive.write(id, &mut file).map_err(anyhow::Error::from).and_then(|()| Ok(file.flush()?)) {
+            Ok(()) => written += 1,
+            Err(error) => {
+                failed += 1;
+                eprintln!("study {}: an instance was left out: {error:#}", id.study_key());
+                std::fs::remove_file(&path)?;
+            }
+        }
+    }
+    Ok((written, failed))
 }
 
 /// The failed jobs of the last revision.

@@ -1,8 +1,10 @@
 //! The demo's PACS: Orthanc where it is installed, else a small one in this process, on our own
 //! association layer. Both speak mutual TLS and take the box's certificate only.
 
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -17,9 +19,9 @@ use super::site::ae;
 use crate::clock::SharedClock;
 use crate::dicom::association::{Association, AssociationError, Incoming, Limits, Rejection, Requested};
 use crate::dicom::dimse::{C_ECHO_RQ, C_STORE_RQ, Command};
-use crate::dicom::{services, status};
+use crate::dicom::{part_ten, services, status};
 use crate::phi::Phi;
-use crate::store::objects::{ObjectError, Objects, Receipt};
+use crate::store::objects::Receipt;
 
 const LIMITS: Limits =
     Limits { max_pdu: 131_072, artim: Duration::from_secs(10), idle: Duration::from_secs(30) };
@@ -72,7 +74,7 @@ impl Pacs {
 #[derive(Debug)]
 pub struct Small {
     address: String,
-    objects: Objects,
+    folder: PathBuf,
     task: JoinHandle<()>,
 }
 
@@ -83,17 +85,18 @@ impl Drop for Small {
 }
 
 impl Small {
-    /// Listens on a free port and keeps what comes in `folder`, each object durable under the name
-    /// of its digest before the sender hears of success.
+    /// Listens on a free port and keeps what comes in `folder`, each object in a file of its own that is
+    /// durable before the sender hears of success.
     pub async fn start(tls: Arc<ServerConfig>, folder: &Path, clock: SharedClock) -> anyhow::Result<Small> {
-        let objects = Objects::open(folder, 0)?;
+        std::fs::create_dir_all(folder).context("making the PACS's folder")?;
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no free port for the demo's PACS")?;
         let address = listener.local_addr()?.to_string();
-        let kept = objects.clone();
+        let (into, count) = (folder.to_owned(), Arc::new(AtomicUsize::new(0)));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let acceptor = TlsAcceptor::from(tls.clone());
-                let connection = Connection { objects: kept.clone(), clock: clock.clone() };
+                let connection =
+                    Connection { folder: into.clone(), count: count.clone(), clock: clock.clone() };
                 tokio::spawn(async move {
                     // A peer that fails the handshake sees the alert, and one that breaks off an
                     // association sees the abort: a demo's PACS keeps no record of either.
@@ -103,15 +106,19 @@ impl Small {
                 });
             }
         });
-        Ok(Small { address, objects, task })
+        Ok(Small { address, folder: folder.to_owned(), task })
     }
 
     fn held(&self) -> anyhow::Result<Vec<Held>> {
         let mut held = Vec::new();
-        for (id, _) in self.objects.list()? {
-            let (receipt, _, _) = self.objects.read(&id)?;
-            let file = std::fs::read(self.objects.path(&id)).context("reading an object of the PACS")?;
-            held.push(Held { sop_instance_uid: receipt.sop_instance_uid, file: Phi::new(file) });
+        for item in std::fs::read_dir(&self.folder)? {
+            let path = item?.path();
+            if path.extension().is_some_and(|extension| extension == "dcm") {
+                let meta = part_ten::open(&path)?.meta;
+                let file = std::fs::read(&path).context("reading an object of the PACS")?;
+                let sop_instance_uid = Phi::new(meta.media_storage_sop_instance_uid().to_owned());
+                held.push(Held { sop_instance_uid, file: Phi::new(file) });
+            }
         }
         Ok(held)
     }
@@ -119,7 +126,9 @@ impl Small {
 
 /// One peer's connection.
 struct Connection {
-    objects: Objects,
+    folder: PathBuf,
+    /// Numbers the files of all connections.
+    count: Arc<AtomicUsize>,
     clock: SharedClock,
 }
 
@@ -190,32 +199,35 @@ impl Connection {
             _ => None,
         };
         // The data set is read to its end whatever becomes of it: the response comes after it.
-        let mut incoming = receipt.map(|receipt| self.objects.begin(receipt));
+        let mut file = match receipt.map(|receipt| receipt.part_ten_head()) {
+            None => None,
+            Some(Ok(head)) => Some(head),
+            Some(Err(_)) => None,
+        };
         loop {
             let (bytes, last) = association.fragment(context).await?;
-            if let Some(Ok(open)) = &mut incoming
-                && let Err(error) = open.write(&bytes)
-            {
-                incoming = Some(Err(error));
+            if let Some(file) = &mut file {
+                file.extend_from_slice(&bytes);
             }
             if last {
                 break;
             }
         }
-        let kept = match incoming {
-            None => return Ok(request.response(status::SOP_CLASS_NOT_SUPPORTED, None)),
-            Some(incoming) => tokio::task::spawn_blocking(move || -> Result<(), ObjectError> {
-                incoming?.finish()?.commit()?;
-                Ok(())
-            }),
+        let Some(file) = file else {
+            return Ok(request.response(status::SOP_CLASS_NOT_SUPPORTED, None));
         };
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.join(format!("{number:06}.dcm"));
+        let kept = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+            let part = path.with_extension("part");
+            let mut out = std::fs::File::create_new(&part)?;
+            out.write_all(&file)?;
+            out.sync_all()?;
+            std::fs::rename(&part, &path)
+        });
         Ok(match kept.await {
             Ok(Ok(())) => request.response(status::SUCCESS, None),
-            Ok(Err(error)) => {
-                let (code, comment) = crate::ingest::status::of_object_error(&error);
-                request.response(code, comment)
-            }
-            Err(_) => request.response(status::PROCESSING_FAILURE, None),
+            _ => request.response(status::PROCESSING_FAILURE, None),
         })
     }
 }

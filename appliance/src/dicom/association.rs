@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason, AssociationAC, AssociationRQ, PDataValue, PDataValueType, Pdu,
     PresentationContextProposed, PresentationContextResult, PresentationContextResultReason,
@@ -17,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::dimse::{COMMAND_MAX, Command, CommandError};
 pub use super::pdu::{AssociationError, Limits, Rejection};
-use super::pdu::{PduStream, abort, abort_for, abort_words, pdu_words, wait_for_close};
+use super::pdu::{PduStream, Received, Value, abort, abort_for, abort_words, pdu_words, wait_for_close};
 use super::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 
 /// The DICOM application context (PS3.7 A.2.1), the only one there is.
@@ -39,7 +40,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Requested<S> {
     /// Reads the A-ASSOCIATE-RQ within ARTIM.
     pub async fn read(stream: S, limits: Limits) -> Result<Self, AssociationError> {
         let mut pdus = PduStream::new(stream, limits);
-        match pdus.next(limits.artim, "A-ASSOCIATE-RQ").await {
+        match pdus.next_control(limits.artim, "A-ASSOCIATE-RQ").await {
             Ok(Pdu::AssociationRQ(request)) => Ok(Requested { pdus, request }),
             Ok(Pdu::AbortRQ { source }) => Err(AssociationError::Aborted(abort_words(&source))),
             Ok(other) => {
@@ -174,7 +175,7 @@ pub struct Association<S> {
     /// Abstract syntaxes that the peer refused, with its reason; empty where we are the acceptor.
     refused: Vec<(String, &'static str)>,
     peer_max: u32,
-    pending: VecDeque<PDataValue>,
+    pending: VecDeque<Value>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
@@ -206,7 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
             user_variables: our_variables(limits.max_pdu),
         }))
         .await?;
-        match pdus.next(limits.idle, "A-ASSOCIATE-AC").await? {
+        match pdus.next_control(limits.idle, "A-ASSOCIATE-AC").await? {
             Pdu::AssociationAC(answer) => {
                 let contexts = answer
                     .presentation_contexts
@@ -263,10 +264,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
         self.refused.iter().find(|(refused, _)| refused == abstract_syntax).map(|(_, why)| *why)
     }
 
-    async fn next_value(&mut self, expected: &'static str) -> Result<Option<PDataValue>, AssociationError> {
+    async fn next_value(&mut self, expected: &'static str) -> Result<Option<Value>, AssociationError> {
         loop {
             if let Some(value) = self.pending.pop_front() {
-                if !self.contexts.contains_key(&value.presentation_context_id) {
+                if !self.contexts.contains_key(&value.context) {
                     return Err(AssociationError::Unexpected {
                         found: "a fragment in a context that was not accepted",
                         expected,
@@ -275,10 +276,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
                 return Ok(Some(value));
             }
             match self.pdus.next(self.pdus.limits.idle, expected).await? {
-                Pdu::PData { data } => self.pending.extend(data),
-                Pdu::ReleaseRQ => return Ok(None),
-                Pdu::AbortRQ { source } => return Err(AssociationError::Aborted(abort_words(&source))),
-                other => return Err(AssociationError::Unexpected { found: pdu_words(&other), expected }),
+                Received::Data(values) => self.pending = values,
+                Received::Control(Pdu::ReleaseRQ) => return Ok(None),
+                Received::Control(Pdu::AbortRQ { source }) => {
+                    return Err(AssociationError::Aborted(abort_words(&source)));
+                }
+                Received::Control(other) => {
+                    return Err(AssociationError::Unexpected { found: pdu_words(&other), expected });
+                }
             }
         }
     }
@@ -294,10 +299,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
                 }
                 return Err(AssociationError::Unexpected { found: "A-RELEASE-RQ", expected });
             };
-            if value.value_type != PDataValueType::Command {
+            if !value.is_command {
                 return Err(AssociationError::Unexpected { found: "a data set fragment", expected });
             }
-            if *context.get_or_insert(value.presentation_context_id) != value.presentation_context_id {
+            if *context.get_or_insert(value.context) != value.context {
                 return Err(AssociationError::Unexpected {
                     found: "a fragment of another context",
                     expected,
@@ -308,21 +313,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
             }
             bytes.extend(&value.data);
             if value.is_last {
-                return Ok(Incoming::Command(value.presentation_context_id, Command::parse(&bytes)?));
+                return Ok(Incoming::Command(value.context, Command::parse(&bytes)?));
             }
         }
     }
 
     /// The next fragment of the data set in that context, and whether it is the last.
-    pub async fn fragment(&mut self, context: u8) -> Result<(Vec<u8>, bool), AssociationError> {
+    pub async fn fragment(&mut self, context: u8) -> Result<(Bytes, bool), AssociationError> {
         let expected = "a data set fragment";
         let Some(value) = self.next_value(expected).await? else {
             return Err(AssociationError::Unexpected { found: "A-RELEASE-RQ", expected });
         };
-        if value.value_type != PDataValueType::Data {
+        if value.is_command {
             return Err(AssociationError::Unexpected { found: "a command", expected });
         }
-        if value.presentation_context_id != context {
+        if value.context != context {
             return Err(AssociationError::Unexpected { found: "a fragment of another context", expected });
         }
         Ok((value.data, value.is_last))
@@ -379,7 +384,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
     /// Releases the association from our side.
     pub async fn release(mut self) -> Result<(), AssociationError> {
         self.pdus.send(&Pdu::ReleaseRQ).await?;
-        match self.pdus.next(self.pdus.limits.artim, "A-RELEASE-RP").await? {
+        match self.pdus.next_control(self.pdus.limits.artim, "A-RELEASE-RP").await? {
             Pdu::ReleaseRP => {
                 // The peer has answered; it may close first.
                 drop(self.pdus.stream.shutdown().await);

@@ -1,8 +1,10 @@
 //! Part 10 files: the file meta information, and where the data set begins (PS3.10 §7).
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dicom_object::meta::FileMetaTable;
 use thiserror::Error;
@@ -28,6 +30,8 @@ pub struct PartTen {
     pub meta: FileMetaTable,
     /// The file, at the first byte of the data set.
     pub file: File,
+    /// Offset of that byte.
+    pub data_set_at: u64,
     /// Length of the data set in bytes.
     pub length: u64,
 }
@@ -50,5 +54,77 @@ pub fn open(path: &Path) -> Result<PartTen, PartTenError> {
     file.seek(SeekFrom::Start(128))?;
     let meta = FileMetaTable::from_reader((&file).take(16 + group)).map_err(|_| PartTenError::NotPartTen)?;
     file.seek(SeekFrom::Start(data_set_at))?;
-    Ok(PartTen { meta, file, length: length - data_set_at })
+    Ok(PartTen { meta, file, data_set_at, length: length - data_set_at })
+}
+
+/// Bytes of a data set, to be read from position 0.
+pub trait Bytes: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> Bytes for T {}
+
+/// A data set that was opened for reading, wherever its bytes lie.
+pub struct DataSet {
+    /// How it is encoded.
+    pub transfer_syntax: String,
+    /// Its bytes.
+    pub bytes: Box<dyn Bytes>,
+    /// Their number.
+    pub length: u64,
+}
+
+/// A way to open a data set, as often as it is needed.
+#[derive(Clone)]
+pub struct Source(Arc<dyn Fn() -> Result<DataSet, PartTenError> + Send + Sync>);
+
+impl Source {
+    /// A source that opens by calling `open`.
+    pub fn new(open: impl Fn() -> Result<DataSet, PartTenError> + Send + Sync + 'static) -> Self {
+        Source(Arc::new(open))
+    }
+
+    /// The data set of a Part 10 file.
+    pub fn file(path: PathBuf) -> Self {
+        Source::new(move || {
+            let found = open(&path)?;
+            Ok(DataSet {
+                transfer_syntax: found.meta.transfer_syntax().to_owned(),
+                length: found.length,
+                bytes: Box::new(Behind { file: found.file, begin: found.data_set_at }),
+            })
+        })
+    }
+
+    /// Opens it.
+    pub fn open(&self) -> Result<DataSet, PartTenError> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
+}
+
+/// A file of which only what is behind an offset is seen.
+struct Behind {
+    file: File,
+    begin: u64,
+}
+
+impl Read for Behind {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.file.read(into)
+    }
+}
+
+impl Seek for Behind {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let to = match to {
+            SeekFrom::Start(at) => SeekFrom::Start(self.begin.saturating_add(at)),
+            other => other,
+        };
+        let at = self.file.seek(to)?;
+        at.checked_sub(self.begin).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
 }

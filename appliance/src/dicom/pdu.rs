@@ -4,12 +4,13 @@
 //! A peer's PDU is bounded by the length that we announced before a byte of it is awaited, and
 //! must arrive whole within the idle timeout, however slowly its bytes drip.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason, AbortRQSource, AssociationRJ, AssociationRJResult,
     AssociationRJServiceProviderASCEReason as Acse,
@@ -174,6 +175,47 @@ pub struct Limits {
     pub idle: Duration,
 }
 
+/// What came.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// P-DATA-TF: one or more fragments.
+    Data(VecDeque<Value>),
+    /// Any other PDU.
+    Control(Pdu),
+}
+
+/// A presentation data value (PS3.8 §9.3.5.1): a fragment of a command set or of a data set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Value {
+    /// Id of its presentation context.
+    pub(super) context: u8,
+    /// Of a command set, not of a data set.
+    pub(super) is_command: bool,
+    /// The last one of its command set or data set.
+    pub(super) is_last: bool,
+    /// The fragment, as it lies in what was read: nothing is copied.
+    pub(super) data: Bytes,
+}
+
+/// Reads the values of a P-DATA-TF PDU. `dicom-ul` would do it, copying every byte once more.
+fn presentation_data_values(mut rest: Bytes) -> Option<VecDeque<Value>> {
+    let mut values = VecDeque::new();
+    while !rest.is_empty() {
+        let length = u32::from_be_bytes(*rest.first_chunk()?) as usize;
+        rest.advance(4);
+        // The context's id and the control header count as well.
+        if length < 2 || length > rest.len() {
+            return None;
+        }
+        let mut data = rest.split_to(length);
+        let (context, control) = (data[0], data[1]);
+        data.advance(2);
+        values.push_back(Value { context, is_command: control & 1 != 0, is_last: control & 2 != 0, data });
+    }
+    // A PDU without a value is not one (§9.3.5); a peer could send such for ever.
+    (!values.is_empty()).then_some(values)
+}
+
 /// PDUs over a stream.
 #[derive(Debug)]
 pub(super) struct PduStream<S> {
@@ -187,15 +229,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PduStream<S> {
         PduStream { stream, buffer: BytesMut::with_capacity(16 * 1024), limits }
     }
 
-    pub(super) async fn next(
+    /// The next PDU that is not P-DATA-TF: where none may come.
+    pub(super) async fn next_control(
         &mut self,
         within: Duration,
         expected: &'static str,
     ) -> Result<Pdu, AssociationError> {
+        match self.next(within, expected).await? {
+            Received::Control(pdu) => Ok(pdu),
+            Received::Data(_) => Err(AssociationError::Unexpected { found: "P-DATA-TF", expected }),
+        }
+    }
+
+    pub(super) async fn next(
+        &mut self,
+        within: Duration,
+        expected: &'static str,
+    ) -> Result<Received, AssociationError> {
         let deadline = Instant::now() + within;
         loop {
-            if let Some(pdu) = self.take_buffered()? {
-                return Ok(pdu);
+            if let Some(received) = self.take_buffered()? {
+                return Ok(received);
             }
             let read = timeout_at(deadline, self.stream.read_buf(&mut self.buffer))
                 .await
@@ -208,7 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PduStream<S> {
     }
 
     /// The next PDU, if all of it is here. Lengths are judged from the first six bytes.
-    fn take_buffered(&mut self) -> Result<Option<Pdu>, AssociationError> {
+    fn take_buffered(&mut self) -> Result<Option<Received>, AssociationError> {
         let Some(head) = self.buffer.first_chunk::<6>() else {
             self.buffer.reserve(6);
             return Ok(None);
@@ -229,14 +283,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PduStream<S> {
             self.buffer.reserve(whole - self.buffer.len());
             return Ok(None);
         }
-        let bytes = self.buffer.split_to(whole).freeze();
+        let mut bytes = self.buffer.split_to(whole).freeze();
+        if kind == 0x04 {
+            bytes.advance(6);
+            let values = presentation_data_values(bytes).ok_or(AssociationError::Malformed(kind))?;
+            return Ok(Some(Received::Data(values)));
+        }
         // dicom-ul reads sub-items of A-ASSOCIATE with `Buf::get_*`, which panic when a length
         // lies (its issue 799); a peer's bytes must not end the task.
         catch_unwind(AssertUnwindSafe(|| read_pdu(bytes.clone(), max.max(MINIMUM_PDU_SIZE), true)))
             .ok()
             .and_then(Result::ok)
             .flatten()
-            .map(Some)
+            .map(|pdu| Some(Received::Control(pdu)))
             .ok_or(AssociationError::Malformed(kind))
     }
 

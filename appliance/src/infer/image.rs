@@ -11,6 +11,7 @@ use dicom_object::InMemDicomObject;
 use serde::{Deserialize, Serialize};
 
 use super::{frame, part10};
+use crate::dicom::part_ten::Source;
 
 /// Bounds on what one image may cost. Checked before anything is allocated by a header's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,9 +140,14 @@ pub struct Frame {
 }
 
 impl Image {
-    /// Opens a file and checks what its header says of the pixels against the limits.
+    /// Opens a Part 10 file and checks what its header says of the pixels against the limits.
     pub fn open(path: &Path, limits: &Limits) -> Result<Image, ImageError> {
-        let part10::Part10 { transfer_syntax, object } = part10::open(path, limits)?;
+        Image::read(&Source::file(path.to_owned()), limits)
+    }
+
+    /// Reads a data set and checks what its header says of the pixels against the limits.
+    pub fn read(source: &Source, limits: &Limits) -> Result<Image, ImageError> {
+        let part10::Part10 { transfer_syntax, object } = part10::open(source, limits)?;
         let layout = read_layout(&object, limits)?;
         Ok(Image { object, transfer_syntax, layout })
     }

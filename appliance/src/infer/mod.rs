@@ -17,12 +17,12 @@ pub mod preprocess;
 mod resample;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use lightbox_models::{Bundle, BundleError};
 use serde::{Deserialize, Serialize};
 
+use crate::dicom::part_ten::Source;
 use crate::finding::{Completeness, InstanceRef};
 use crate::raw::{FrameOutput, RawOutput, RawResult};
 use engine::{EngineError, EngineHandle, Tensor};
@@ -62,8 +62,8 @@ pub enum Error {
 pub struct StoredImage {
     /// Its identifiers.
     pub instance: InstanceRef,
-    /// Its Part 10 file.
-    pub path: PathBuf,
+    /// Its data set.
+    pub source: Source,
 }
 
 /// Loads a bundle's network into an engine; does nothing where it is loaded.
@@ -126,8 +126,8 @@ async fn examine(
     limits: &Limits,
     frames: &mut Vec<FrameOutput>,
 ) -> Result<Outcome, Error> {
-    let (path, limits) = (stored.path.clone(), *limits);
-    let opened = tokio::task::spawn_blocking(move || Image::open(&path, &limits));
+    let (source, limits) = (stored.source.clone(), *limits);
+    let opened = tokio::task::spawn_blocking(move || Image::read(&source, &limits));
     let image = match opened.await.map_err(|_| Error::Interrupted)? {
         Ok(image) => Arc::new(image),
         Err(ImageError::NotAnImage) => return Ok(Outcome::PassedOver),

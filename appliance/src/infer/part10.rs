@@ -7,14 +7,13 @@
 
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
 use dicom_object::InMemDicomObject;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::image::{ImageError, Limits};
-use crate::dicom::part_ten::{self, PartTenError};
+use crate::dicom::part_ten::{PartTenError, Source};
 use crate::dicom::{header, services};
 
 /// Deflated Explicit VR Little Endian: its data set is inflated here, under the limit.
@@ -26,19 +25,19 @@ pub(super) struct Part10 {
     pub object: InMemDicomObject,
 }
 
-/// Reads a Part 10 file.
-pub(super) fn open(path: &Path, limits: &Limits) -> Result<Part10, ImageError> {
-    let opened = part_ten::open(path).map_err(|error| match error {
+/// Reads a stored data set.
+pub(super) fn open(source: &Source, limits: &Limits) -> Result<Part10, ImageError> {
+    let opened = source.open().map_err(|error| match error {
         PartTenError::Read(error) => ImageError::Read(error.kind()),
         PartTenError::NotPartTen => ImageError::NotPart10,
     })?;
     if opened.length > limits.file_bytes_max {
         return Err(ImageError::TooLarge("the file is longer than the limit"));
     }
-    let transfer_syntax = opened.meta.transfer_syntax().to_owned();
+    let transfer_syntax = opened.transfer_syntax;
     let object = if transfer_syntax == DEFLATED {
         let mut inflated = Vec::new();
-        flate2::read::DeflateDecoder::new(BufReader::new(opened.file))
+        flate2::read::DeflateDecoder::new(BufReader::new(opened.bytes))
             .take(limits.file_bytes_max + 1)
             .read_to_end(&mut inflated)
             .map_err(|_| ImageError::Malformed("the deflated data set does not inflate"))?;
@@ -48,7 +47,7 @@ pub(super) fn open(path: &Path, limits: &Limits) -> Result<Part10, ImageError> {
         let length = inflated.len() as u64;
         data_set(Cursor::new(inflated), length, services::EXPLICIT_VR_LITTLE_ENDIAN)?
     } else {
-        data_set(BufReader::new(opened.file), opened.length, &transfer_syntax)?
+        data_set(BufReader::new(opened.bytes), opened.length, &transfer_syntax)?
     };
     Ok(Part10 { transfer_syntax, object })
 }

@@ -1,5 +1,5 @@
-//! C-STORE, from the first fragment to the response: the instance is durable, and its ledger entry
-//! is durable, before the sender hears of success (safety rule 1).
+//! C-STORE, from the first fragment to the response: the instance is durable, and so is its ledger entry
+//! (the commit record), before the sender hears of success (safety rule 1).
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::audit::{Event, EventKind, Outcome};
 use crate::clock::SharedClock;
 use crate::dicom::association::{Association, AssociationError};
 use crate::dicom::dimse::Command;
-use crate::dicom::header::{self, is_uid};
+use crate::dicom::header::{Damage, Header, is_uid};
 use crate::dicom::services::is_storage;
 use crate::dicom::status;
 use crate::phi::Phi;
-use crate::store::index::{self, Indexed, NotIdentified, Stored};
-use crate::store::ledger::{Ledger, LedgerError};
+use crate::store::entry::{Entry, NotIdentified};
+use crate::store::ledger::Ledger;
 use crate::store::objects::{Finished, Incoming, ObjectError, Objects, Receipt};
 
 /// What receiving needs; clones share it.
@@ -48,7 +48,6 @@ pub struct Sender {
 #[derive(Debug)]
 enum NotStored {
     Objects(ObjectError),
-    Ledger(LedgerError),
     NotIdentified(NotIdentified),
 }
 
@@ -56,7 +55,6 @@ impl NotStored {
     fn status(&self) -> Status {
         match self {
             NotStored::Objects(error) => our_status::of_object_error(error),
-            NotStored::Ledger(error) => our_status::of_ledger_error(error),
             NotStored::NotIdentified(error) => our_status::of_not_identified(*error),
         }
     }
@@ -64,7 +62,6 @@ impl NotStored {
     fn reason(&self) -> String {
         match self {
             NotStored::Objects(error) => error.to_string(),
-            NotStored::Ledger(error) => error.to_string(),
             NotStored::NotIdentified(error) => error.to_string(),
         }
     }
@@ -112,11 +109,7 @@ impl Receiver {
         let (status, comment) = match received {
             Err(status) => status,
             Ok(Ok(incoming)) => match self.keep(incoming).await {
-                Ok(stored) => {
-                    metrics::counter!("lightbox_instances_received_total", "outcome" => outcome(stored))
-                        .increment(1);
-                    (status::SUCCESS, None)
-                }
+                Ok(()) => (status::SUCCESS, None),
                 Err(error) => self.not_stored(error, sender).await,
             },
             Ok(Err(error)) => self.not_stored(error, sender).await,
@@ -146,55 +139,28 @@ impl Receiver {
         (status, comment)
     }
 
-    /// Makes the instance durable, then its entry.
-    async fn keep(&self, incoming: Incoming) -> Result<Stored, NotStored> {
-        let identity = self.identity.clone();
-        let indexed = tokio::task::spawn_blocking(move || -> Result<Indexed, NotStored> {
-            let finished = incoming.finish().map_err(NotStored::Objects)?;
-            let indexed = identify(&finished, &identity)?;
-            finished.commit().map_err(NotStored::Objects)?;
-            Ok(indexed)
-        })
-        .await
-        .map_err(|_| NotStored::Ledger(LedgerError::Panicked))??;
-        let study_key = indexed.study_key().to_owned();
-        let stored = self
-            .ledger
-            .write(move |writer| index::insert(writer, &indexed))
-            .await
-            .map_err(NotStored::Ledger)?;
-        if stored == Stored::Conflict {
-            tracing::warn!(
-                study = study_key,
-                "an instance came again with other content: kept beside the first"
-            );
-        }
-        Ok(stored)
+    /// Makes the instance durable, with its entry.
+    async fn keep(&self, incoming: Incoming) -> Result<(), NotStored> {
+        let mut finished = incoming.finish().await.map_err(NotStored::Objects)?;
+        // A header in memory is scanned in some ten microseconds; one that lies on the disk may take long.
+        let scanned = if finished.is_in_memory() {
+            finished.scan()
+        } else {
+            tokio::task::block_in_place(|| finished.scan())
+        };
+        let entry = identify(&finished, &scanned, &self.identity)?;
+        finished.commit(entry).await.map_err(NotStored::Objects)
     }
 }
 
-fn outcome(stored: Stored) -> &'static str {
-    match stored {
-        Stored::New => "new",
-        Stored::Identical => "identical",
-        Stored::Conflict => "conflict",
-    }
-}
-
-/// Blocking: scans the header of what was received.
-fn identify(finished: &Finished, identity: &DeviceIdentity) -> Result<Indexed, NotStored> {
-    let receipt = finished.receipt();
-    let data_set = finished.data_set().map_err(NotStored::Objects)?;
-    let (header, damage) = header::scan(data_set, finished.length(), &receipt.transfer_syntax);
-    Indexed::new(
-        finished.id().clone(),
-        receipt.clone(),
-        finished.length(),
-        &header,
-        damage.as_ref(),
-        identity,
-    )
-    .map_err(NotStored::NotIdentified)
+fn identify(
+    finished: &Finished,
+    (header, damage): &(Header, Option<Damage>),
+    identity: &DeviceIdentity,
+) -> Result<Entry, NotStored> {
+    let (digest, receipt) = (finished.digest(), finished.receipt().clone());
+    Entry::new(digest, receipt, finished.length(), header, damage.as_ref(), identity)
+        .map_err(NotStored::NotIdentified)
 }
 
 /// Reads the data set to its end, whatever becomes of it: the response comes after it (PS3.7
@@ -207,7 +173,7 @@ async fn receive_fragments<S: AsyncRead + AsyncWrite + Unpin>(
     loop {
         let (bytes, last) = association.fragment(context).await?;
         if let Ok(Ok(incoming)) = &mut begun
-            && let Err(error) = tokio::task::block_in_place(|| incoming.write(&bytes))
+            && let Err(error) = incoming.write(&bytes).await
         {
             begun = Ok(Err(NotStored::Objects(error)));
         }

@@ -2,8 +2,7 @@
 //! are ours and hold no patient data.
 
 use crate::dicom::status::{CANNOT_UNDERSTAND, DATA_SET_MISMATCH, OUT_OF_RESOURCES, PROCESSING_FAILURE};
-use crate::store::index::NotIdentified;
-use crate::store::ledger::LedgerError;
+use crate::store::entry::NotIdentified;
 use crate::store::objects::ObjectError;
 
 /// A status and its comment (at most 64 characters, LO).
@@ -13,19 +12,12 @@ pub type Status = (u16, Option<&'static str>);
 pub fn of_object_error(error: &ObjectError) -> Status {
     match error {
         ObjectError::Full => (OUT_OF_RESOURCES, Some("disk full, nothing was kept: send again later")),
+        ObjectError::Behind => (OUT_OF_RESOURCES, Some("overloaded, nothing was kept: send again later")),
         ObjectError::Meta => (CANNOT_UNDERSTAND, Some("identifiers cannot be written to a file")),
-        ObjectError::Io { .. } | ObjectError::Damaged => {
+        ObjectError::TooLong => (OUT_OF_RESOURCES, Some("the instance is too long to be kept")),
+        ObjectError::Io { .. } | ObjectError::Absent | ObjectError::Damaged | ObjectError::Closed => {
             (PROCESSING_FAILURE, Some("storing failed, nothing was kept: send again"))
         }
-    }
-}
-
-/// The status for a failure of the ledger.
-pub fn of_ledger_error(error: &LedgerError) -> Status {
-    if error.is_full() {
-        (OUT_OF_RESOURCES, Some("disk full, nothing was recorded: send again later"))
-    } else {
-        (PROCESSING_FAILURE, Some("recording failed: send again"))
     }
 }
 
@@ -44,10 +36,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_out_of_resources_wherever_it_shows() {
-        let ledger = LedgerError::Sqlite { operation: "writing", reason: String::new(), full: true };
+    fn what_may_pass_is_out_of_resources() {
         assert_eq!(of_object_error(&ObjectError::Full).0 & 0xff00, 0xA700);
-        assert_eq!(of_ledger_error(&ledger).0 & 0xff00, 0xA700);
-        assert_eq!(of_ledger_error(&LedgerError::Closed).0, PROCESSING_FAILURE);
+        assert_eq!(of_object_error(&ObjectError::Behind).0 & 0xff00, 0xA700);
     }
 }

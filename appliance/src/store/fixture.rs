@@ -11,9 +11,10 @@ use lightbox_provisioning::pki;
 use lightbox_provisioning::site::Site;
 use rusqlite::params;
 
-use super::index::{self, Indexed, Stored};
+use super::entry::{self, Entry};
+use super::index::{self, Stored};
 use super::ledger::Ledger;
-use super::objects::{ObjectId, Objects, Receipt};
+use super::objects::{Config, Digest, Objects, Receipt};
 use crate::clock::{Clock, ManualClock};
 use crate::deliver::fixture;
 use crate::dicom::header;
@@ -48,7 +49,8 @@ impl Fixture {
         let identity = Arc::new(DeviceIdentity::open_or_create(&data.join("device.key")).expect("key"));
         let clock = Arc::new(ManualClock::at_ms(START_MS));
         let ledger = Ledger::open(data, identity.clone(), clock.clone()).expect("opened");
-        let objects = Objects::open(data, 0).expect("opened");
+        let sizes = Config { reserve_bytes: 0, segment_bytes: 1 << 20, segments: 1 };
+        let objects = Objects::open(data, sizes).expect("opened").objects;
         Fixture { folder, site, identity, clock, ledger, objects }
     }
 
@@ -58,7 +60,7 @@ impl Fixture {
 
     /// The key of [`STUDY_UID`].
     pub fn key(&self) -> String {
-        index::study_key(&self.identity, STUDY_UID)
+        entry::study_key(&self.identity, STUDY_UID)
     }
 
     /// Receives an instance, as the listener does after its bytes are on disk.
@@ -75,11 +77,10 @@ impl Fixture {
         };
         let (header, damage) =
             header::scan(Cursor::new(&data_set), data_set.len() as u64, &receipt.transfer_syntax);
-        use sha2::Digest as _;
-        let name: String = sha2::Sha256::digest(&data_set).iter().map(|byte| format!("{byte:02x}")).collect();
-        let id = ObjectId::parse(&name).expect("a digest");
-        let new = Indexed::new(id, receipt, data_set.len() as u64, &header, damage.as_ref(), &self.identity)
-            .expect("identified");
+        let digest = Digest::of(&receipt.transfer_syntax, &data_set);
+        let size = data_set.len() as u64;
+        let new =
+            Entry::new(&digest, receipt, size, &header, damage.as_ref(), &self.identity).expect("identified");
         self.ledger.write_blocking(move |writer| index::insert(writer, &new)).expect("inserted")
     }
 

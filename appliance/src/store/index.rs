@@ -2,101 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dicom_dictionary_std::tags;
 use lightbox_bootstrap::identity::DeviceIdentity;
 use rusqlite::{OptionalExtension, params};
 use serde_json::json;
 
+use super::entry::Entry;
 use super::ledger::{Ledger, LedgerError, Writer};
-use super::objects::{ObjectError, ObjectId, Objects, Receipt};
+use super::objects::{ObjectError, Objects};
 use crate::audit::{Event, EventKind, Outcome};
-use crate::dicom::attributes::Attributes;
-use crate::dicom::header::{self, Damage, Header};
+use crate::dicom::header;
 use crate::job::{State, StudyState};
-use crate::phi::Phi;
-
-/// An instance as the index knows it.
-#[derive(Clone, Debug)]
-pub struct Indexed {
-    object: ObjectId,
-    receipt: Receipt,
-    study_key: String,
-    study_uid: Phi<String>,
-    series_uid: Phi<String>,
-    sop_instance_uid: Phi<String>,
-    sop_class_uid: String,
-    attributes: Attributes,
-    frames: u32,
-    size: u64,
-    readable: bool,
-}
-
-/// Why an instance cannot be indexed. The sender is told, and nothing is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotIdentified {
-    /// Study Instance UID absent or not a UID.
-    #[error("the data set has no usable Study Instance UID (0020,000D)")]
-    Study,
-    /// Series Instance UID absent or not a UID.
-    #[error("the data set has no usable Series Instance UID (0020,000E)")]
-    Series,
-    /// SOP Instance UID absent, or not the one that the request named.
-    #[error("the data set's SOP Instance UID (0008,0018) is not the one that the request named")]
-    SopInstance,
-    /// SOP Class UID absent, or not the one that the request named.
-    #[error("the data set's SOP Class UID (0008,0016) is not the one that the request named")]
-    SopClass,
-}
-
-impl Indexed {
-    /// Takes the identifiers and attributes from a scanned header.
-    pub fn new(
-        object: ObjectId,
-        receipt: Receipt,
-        size: u64,
-        header: &Header,
-        damage: Option<&Damage>,
-        identity: &DeviceIdentity,
-    ) -> Result<Self, NotIdentified> {
-        let study_uid = header.uid(tags::STUDY_INSTANCE_UID).ok_or(NotIdentified::Study)?;
-        let series_uid = header.uid(tags::SERIES_INSTANCE_UID).ok_or(NotIdentified::Series)?;
-        let sop_instance_uid = header
-            .uid(tags::SOP_INSTANCE_UID)
-            .filter(|uid| uid == receipt.sop_instance_uid.expose())
-            .ok_or(NotIdentified::SopInstance)?;
-        let sop_class_uid = header
-            .uid(tags::SOP_CLASS_UID)
-            .filter(|uid| *uid == receipt.sop_class_uid)
-            .ok_or(NotIdentified::SopClass)?;
-        let frames = header.ascii(tags::NUMBER_OF_FRAMES).and_then(|text| text.parse().ok()).unwrap_or(1);
-        Ok(Indexed {
-            object,
-            study_key: study_key(identity, &study_uid),
-            study_uid: Phi::new(study_uid),
-            series_uid: Phi::new(series_uid),
-            sop_instance_uid: Phi::new(sop_instance_uid),
-            sop_class_uid,
-            attributes: Attributes::of(header),
-            frames,
-            size,
-            readable: damage.is_none(),
-            receipt,
-        })
-    }
-
-    /// Key of the study, for logs.
-    pub fn study_key(&self) -> &str {
-        &self.study_key
-    }
-}
-
-/// The name of a study in logs, metrics and on the admin page: it is derived with the device's
-/// secret, so it means nothing outside this box.
-pub fn study_key(identity: &DeviceIdentity, study_uid: &str) -> String {
-    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    let secret = identity.derive("study key", study_uid.as_bytes());
-    secret.iter().take(12).map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect()
-}
 
 /// What became of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,18 +25,23 @@ pub enum Stored {
 }
 
 /// Puts an instance into the index, with its study and its audit record, in one transaction.
-pub fn insert(writer: &Writer<'_>, new: &Indexed) -> Result<Stored, LedgerError> {
+pub fn insert(writer: &Writer<'_>, new: &Entry) -> Result<Stored, LedgerError> {
     let tx = writer.tx();
-    let known: Option<i64> = tx
-        .prepare_cached("SELECT id FROM instances WHERE object = ?1")?
-        .query_row([new.object.as_str()], |row| row.get(0))
+    let known: Option<(i64, bool)> = tx
+        .prepare_cached("SELECT id, state IN ('missing', 'purged') FROM instances WHERE object = ?1")?
+        .query_row([new.object.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    if known.is_some() {
-        return Ok(Stored::Identical);
+    match known {
+        Some((_, false)) => return Ok(Stored::Identical),
+        // It came again after its bytes were gone: its old entry, which says so, makes room.
+        Some((id, true)) => {
+            tx.prepare_cached("DELETE FROM instances WHERE id = ?1")?.execute([id])?;
+        }
+        None => {}
     }
     let conflict: bool = tx
         .prepare_cached("SELECT count(*) > 0 FROM instances WHERE sop_instance_uid = ?1")?
-        .query_row([new.sop_instance_uid.expose()], |row| row.get(0))?;
+        .query_row([new.receipt.sop_instance_uid.expose()], |row| row.get(0))?;
     let state = match (conflict, new.readable) {
         (true, _) => "conflict",
         (false, true) => "kept",
@@ -137,8 +57,8 @@ pub fn insert(writer: &Writer<'_>, new: &Indexed) -> Result<Stored, LedgerError>
         study_id,
         new.object.as_str(),
         new.series_uid.expose(),
-        new.sop_instance_uid.expose(),
-        new.sop_class_uid,
+        new.receipt.sop_instance_uid.expose(),
+        new.receipt.sop_class_uid,
         new.receipt.transfer_syntax,
         new.attributes.modality.as_deref().unwrap_or_default(),
         new.frames,
@@ -151,7 +71,7 @@ pub fn insert(writer: &Writer<'_>, new: &Indexed) -> Result<Stored, LedgerError>
     ])?;
     writer.audit(&Event::new(
         EventKind::InstanceStored,
-        new.study_key.as_str(),
+        new.study_key(),
         json!({ "object": new.object.as_str(), "peer": new.receipt.peer, "bytes": new.size, "state": state }),
     ))?;
     Ok(if conflict { Stored::Conflict } else { Stored::New })
@@ -159,7 +79,7 @@ pub fn insert(writer: &Writer<'_>, new: &Indexed) -> Result<Stored, LedgerError>
 
 /// Finds or makes the study. A new instance (`counts`) restarts its quiet timer, and opens the
 /// next revision if the last one was closed.
-fn open_study(writer: &Writer<'_>, new: &Indexed, counts: bool) -> Result<i64, LedgerError> {
+fn open_study(writer: &Writer<'_>, new: &Entry, counts: bool) -> Result<i64, LedgerError> {
     let tx = writer.tx();
     let found: Option<(i64, String)> = tx
         .prepare_cached("SELECT id, state FROM studies WHERE study_uid = ?1")?
@@ -170,7 +90,7 @@ fn open_study(writer: &Writer<'_>, new: &Indexed, counts: bool) -> Result<i64, L
         tx.prepare_cached(
             "INSERT INTO studies (key, study_uid, state, revision, first_at, last_at) VALUES (?1,?2,?3,0,?4,?4)",
         )?
-        .execute(params![new.study_key, new.study_uid.expose(), StudyState::Receiving.as_str(), now])?;
+        .execute(params![new.study_key(), new.study_uid.expose(), StudyState::Receiving.as_str(), now])?;
         return Ok(tx.last_insert_rowid());
     };
     if counts {
@@ -213,16 +133,20 @@ pub enum MendError {
 /// Brings the index in line with the objects at start: every whole object gets its entry, and every
 /// entry whose object is gone or cut short is marked `missing`, for people to see.
 ///
-/// An object without an entry was never acknowledged in this life of the ledger, or the ledger was
-/// lost; either way it is whole, so it is kept. They are entered in the order in which they came, so
-/// that of two that conflict the first one counts again. Blocking: reads the header of each object
-/// added.
-pub fn mend(ledger: &Ledger, objects: &Objects, identity: &DeviceIdentity) -> Result<Mended, MendError> {
-    let present: BTreeMap<String, u64> =
-        objects.list()?.into_iter().map(|(id, length)| (id.as_str().to_owned(), length)).collect();
+/// `committed` are the entries of the objects in segments: acknowledged, but perhaps not indexed before a
+/// crash. An object with a file of its own has no entry only where the ledger was lost; it is made
+/// again from the file's header. All are entered in the order in which they came, so that of two that
+/// conflict the first one counts again. Blocking: reads the header of each file added.
+pub fn mend(
+    ledger: &Ledger,
+    objects: &Objects,
+    committed: Vec<Entry>,
+    identity: &DeviceIdentity,
+) -> Result<Mended, MendError> {
+    let files = objects.list_files()?;
     let indexed: BTreeMap<String, (u64, bool)> = ledger.read_blocking(|reader| {
         Ok(reader
-            .prepare("SELECT object, size, state = 'missing' FROM instances")?
+            .prepare("SELECT object, size, state IN ('missing', 'purged') FROM instances")?
             .query_map([], |row| {
                 Ok((row.get(0)?, (row.get::<_, i64>(1)?.try_into().unwrap_or(0), row.get(2)?)))
             })?
@@ -230,22 +154,28 @@ pub fn mend(ledger: &Ledger, objects: &Objects, identity: &DeviceIdentity) -> Re
     })?;
     let mut mended = Mended::default();
     let mut entries = Vec::new();
-    for name in present.keys().filter(|name| !indexed.contains_key(*name)) {
-        let Some(id) = ObjectId::parse(name) else { continue };
-        let entry = objects.read(&id).ok().and_then(|(receipt, file, length)| {
-            let (header, damage) = header::scan(file, length, &receipt.transfer_syntax);
-            Indexed::new(id, receipt, length, &header, damage.as_ref(), identity).ok()
+    for (id, _) in files.iter().filter(|(id, _)| !indexed.contains_key(id.as_str())) {
+        let entry = objects.read(id).ok().and_then(|(receipt, reader)| {
+            let length = reader.length();
+            let (header, damage) = header::scan(reader, length, &receipt.transfer_syntax);
+            Entry::new(&id.digest(), receipt, length, &header, damage.as_ref(), identity).ok()
         });
-        match entry {
+        match entry.filter(|entry| entry.object == *id) {
             Some(entry) => entries.push(entry),
             None => mended.damaged += 1,
         }
     }
-    entries.sort_by(|a, b| (a.receipt.received_ms, &a.object).cmp(&(b.receipt.received_ms, &b.object)));
+    entries.extend(committed.into_iter().filter(|entry| !indexed.contains_key(entry.object.as_str())));
+    entries.sort_by_key(|entry| entry.receipt.received_ms);
     mended.added = entries.len();
     for entry in entries {
         ledger.write_blocking(move |writer| insert(writer, &entry).map(drop))?;
     }
+    let present: BTreeMap<String, u64> = files
+        .into_iter()
+        .chain(objects.list_in_segments())
+        .map(|(id, length)| (id.as_str().to_owned(), length))
+        .collect();
     // A file holds its meta information besides the data set, so it is never shorter than `size`.
     let gone: Vec<String> = indexed
         .iter()
@@ -292,9 +222,9 @@ mod tests {
     fn entries_without_objects_are_marked_once_and_their_study_is_named() {
         // The fixture fills the index without putting objects into the store.
         let fixture = Fixture::routed();
-        let mended = mend(&fixture.ledger, &fixture.objects, &fixture.identity).expect("mended");
+        let mended = mend(&fixture.ledger, &fixture.objects, Vec::new(), &fixture.identity).expect("mended");
         assert_eq!((mended.added, mended.missing), (0, vec![fixture.key()]));
-        let again = mend(&fixture.ledger, &fixture.objects, &fixture.identity).expect("mended");
+        let again = mend(&fixture.ledger, &fixture.objects, Vec::new(), &fixture.identity).expect("mended");
         assert_eq!(again, Mended::default(), "it is told once");
     }
 }

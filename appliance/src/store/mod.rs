@@ -1,6 +1,7 @@
 //! The store: received objects and results as files, and the ledger that says where each study is.
 //!
-//! - [`objects`]: instances as received, each durable before it is acknowledged;
+//! - [`objects`]: instances as received, each durable, with its [`entry`], before it is acknowledged;
+//! - [`indexer`]: takes the entries over into the ledger's index, behind the acknowledgement;
 //! - [`ledger`]: studies, jobs, decisions, deliveries and the audit chain, in SQLite;
 //! - [`jobs`] and [`deliveries`]: claiming work under a lease, and writing down how it ended;
 //! - [`results`]: the outputs made from findings, as files;
@@ -11,9 +12,11 @@
 //! from them ([`index`]).
 
 pub mod deliveries;
+pub mod entry;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod index;
+pub mod indexer;
 pub mod jobs;
 pub mod ledger;
 pub mod objects;

@@ -130,13 +130,15 @@ fn socket(key: &str, value: &str, problems: &mut Problems<'_>) {
 }
 
 fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
-    let ranges: [(&str, u64, u64, u64); 13] = [
+    let ranges: [(&str, u64, u64, u64); 15] = [
         ("dicom.max_pdu_bytes", file.dicom.max_pdu_bytes.into(), 4096, 1_048_576),
         ("dicom.max_associations", file.dicom.max_associations.into(), 1, 1024),
         ("dicom.handshake_timeout_seconds", file.dicom.handshake_timeout_seconds, 1, 120),
         ("dicom.artim_seconds", file.dicom.artim_seconds, 1, 120),
         ("dicom.idle_timeout_seconds", file.dicom.idle_timeout_seconds, 1, 3600),
         ("store.reserve_mib", file.store.reserve_mib, 1, 1_048_576),
+        ("store.segment_mib", file.store.segment_mib, 4, 1024),
+        ("store.segments_mib", file.store.segments_mib, 8, 1_048_576),
         ("timers.quiet_seconds", file.timers.quiet_seconds, 1, 86_400),
         ("infer.threads", file.infer.threads as u64, 1, 256),
         ("deliver.retry_first_seconds", file.deliver.retry_first_seconds, 1, 3600),

@@ -144,11 +144,17 @@ pub struct Store {
     /// Free space that is kept for the ledger and the results, in MiB. Below it, C-STORE answers
     /// 0xA700 (out of resources) before anything is written.
     pub reserve_mib: u64,
+    /// Length of a segment, in MiB, 4 to 1024. Instances are received into segments: files that were
+    /// written before, so that making an instance durable costs one write.
+    pub segment_mib: u64,
+    /// Disk space that the segments take all the time, in MiB: about what comes in one burst, before
+    /// the instances are moved into files of their own. More is taken when needed, and given back.
+    pub segments_mib: u64,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Store { reserve_mib: 256 }
+        Store { reserve_mib: 256, segment_mib: 64, segments_mib: 1024 }
     }
 }
 

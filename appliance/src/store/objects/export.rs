@@ -1,0 +1,130 @@
+//! Moves objects out of the segments into files of their own, one folder for each study, so that the
+//! segments can be used again.
+//!
+//! It is lazy: while instances are arriving it leaves the disk to them, unless the segments run out.
+//! An object's file is durable under its final name before the object leaves its segments.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::log::Located;
+use super::segment::Segment;
+use super::{Inner, ObjectError, ObjectId, Reader, io_error, sync_folder};
+
+/// How often the exporter looks for work.
+const EVERY: Duration = Duration::from_millis(250);
+/// Looks without a new instance after which ingest counts as quiet.
+const QUIET_LOOKS: u32 = 8;
+/// Objects moved between two looks at whether ingest is quiet still.
+const AT_ONCE: usize = 32;
+
+/// Moves objects out until the store is closed. Runs on a thread of its own.
+pub(super) fn run(inner: &Inner) {
+    let (mut seen, mut quiet) = (usize::MAX, 0);
+    loop {
+        if inner.closing.wait(EVERY) {
+            return;
+        }
+        let syncs = inner.syncs.load(Ordering::Relaxed);
+        quiet = if syncs == seen { quiet + 1 } else { 0 };
+        seen = syncs;
+        while quiet >= QUIET_LOOKS || inner.pool.is_pressed() {
+            match some(inner) {
+                Ok(0) => break,
+                Ok(moved) => metrics::counter!("lightbox_objects_exported_total").increment(moved as u64),
+                Err(error) => {
+                    // With a full disk it waits for room; the objects stay where they are.
+                    tracing::warn!(reason = %error, "objects cannot be moved out of their segments yet");
+                    break;
+                }
+            }
+            if inner.closing.is_set() {
+                return;
+            }
+            if inner.syncs.load(Ordering::Relaxed) != seen && !inner.pool.is_pressed() {
+                break;
+            }
+        }
+    }
+}
+
+/// Moves some objects of the oldest segment that has any; yields how many.
+fn some(inner: &Inner) -> Result<usize, ObjectError> {
+    let chosen = choose(inner);
+    let mut folders: BTreeMap<String, Vec<ObjectId>> = BTreeMap::new();
+    for (id, located) in &chosen {
+        write_file(inner, id, located)?;
+        folders.entry(id.study_key().to_owned()).or_default().push(id.clone());
+    }
+    for (study, moved) in &folders {
+        sync_folder(&inner.studies.join(study))?;
+        let mut live = inner.live.lock();
+        for id in moved {
+            live.remove(id);
+        }
+    }
+    let moved = chosen.len();
+    drop(chosen);
+    inner.pool.look_again();
+    Ok(moved)
+}
+
+fn choose(inner: &Inner) -> Vec<(ObjectId, Located)> {
+    let used = inner.pool.used();
+    let live = inner.live.lock();
+    let in_segment = |located: &Located, segment: &Arc<Segment>| {
+        Arc::ptr_eq(&located.record.segment, segment)
+            || located.pieces.iter().any(|piece| Arc::ptr_eq(&piece.segment, segment))
+    };
+    let oldest = used.iter().find(|segment| live.values().any(|located| in_segment(located, segment)));
+    let Some(oldest) = oldest else { return Vec::new() };
+    live.iter()
+        .filter(|(_, located)| in_segment(located, oldest))
+        .take(AT_ONCE)
+        .map(|(id, located)| (id.clone(), located.clone()))
+        .collect()
+}
+
+/// Writes an object's file, durable under its name once its folder is synced.
+fn write_file(inner: &Inner, id: &ObjectId, located: &Located) -> Result<(), ObjectError> {
+    let path = inner.path(id);
+    if path.exists() {
+        // A copy that came again after the first was moved: the same bytes.
+        return Ok(());
+    }
+    if inner.free_bytes()? < inner.reserve_bytes.saturating_add(located.length()) {
+        return Err(ObjectError::Full);
+    }
+    let folder = inner.studies.join(id.study_key());
+    if !folder.exists() {
+        fs::create_dir_all(&folder).map_err(io_error("making a study's folder"))?;
+        sync_folder(&inner.studies)?;
+    }
+    let entry = located.entry()?;
+    let part = path.with_extension("part");
+    let write = || -> Result<File, ObjectError> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&part)
+            .map_err(io_error("making an object's file"))?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        out.write_all(&entry.receipt.part_ten_head()?).map_err(io_error("writing an object's file"))?;
+        let mut data_set = Reader::of_pieces(&located.pieces, Arc::default());
+        std::io::copy(&mut data_set, &mut out).map_err(io_error("writing an object's file"))?;
+        out.into_inner().map_err(|error| io_error("writing an object's file")(error.into_error()))
+    };
+    let written = write().and_then(|file| {
+        file.sync_data().map_err(io_error("syncing an object's file"))?;
+        fs::rename(&part, &path).map_err(io_error("naming an object's file"))
+    });
+    if written.is_err() {
+        drop(fs::remove_file(&part));
+    }
+    written
+}

@@ -1,0 +1,162 @@
+//! An instance on its way in: chunk by chunk to the writer, looked at, and committed.
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::log::{Commit, Request, Written};
+use super::name::hasher;
+use super::reader::Piece;
+use super::{Digest, ObjectError, Objects, Reader, Receipt};
+use crate::dicom::header::{self, Damage, Header};
+use crate::store::entry::Entry;
+
+/// Bytes of a data set that are kept in memory before they go to the writer. A CT slice of 512 by 512
+/// fits, so that most instances cost one write.
+const CHUNK: usize = 768 * 1024;
+
+/// An instance that is being received. Dropping it forgets it.
+#[derive(Debug)]
+pub struct Incoming {
+    objects: Objects,
+    receipt: Receipt,
+    buffer: Vec<u8>,
+    hasher: blake3::Hasher,
+    /// Chunks that are with the writer, or written.
+    pieces: Vec<Piece>,
+    pending: Option<oneshot::Receiver<Written>>,
+    length: u64,
+}
+
+impl Incoming {
+    /// Takes the next bytes of the data set.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), ObjectError> {
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        while !bytes.is_empty() {
+            if self.buffer.len() == CHUNK {
+                self.send_chunk().await?;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(CHUNK - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Hands the full buffer to the writer and goes on with the one that it has done with. At most one
+    /// is with the writer, so an association costs two buffers however long its instance is.
+    async fn send_chunk(&mut self) -> Result<(), ObjectError> {
+        let next = match self.settle().await? {
+            Some(buffer) => buffer,
+            None => self.objects.inner.buffer(),
+        };
+        let payload = std::mem::replace(&mut self.buffer, next);
+        let crc = crc32fast::hash(&payload);
+        let (reply, answer) = oneshot::channel();
+        self.objects.ask(Request::Chunk { payload, crc, reply })?;
+        self.pending = Some(answer);
+        Ok(())
+    }
+
+    /// Waits for the chunk that is with the writer; yields its buffer, empty.
+    async fn settle(&mut self) -> Result<Option<Vec<u8>>, ObjectError> {
+        let Some(answer) = self.pending.take() else { return Ok(None) };
+        let (piece, mut buffer) = answer.await.map_err(|_| ObjectError::Closed)??;
+        self.pieces.push(piece);
+        buffer.clear();
+        Ok(Some(buffer))
+    }
+
+    /// Ends the writing. What comes out can be looked at and then committed.
+    pub async fn finish(mut self) -> Result<Finished, ObjectError> {
+        if let Some(buffer) = self.settle().await? {
+            self.objects.inner.give_back(buffer);
+        }
+        let digest = Digest::from_hasher(&self.hasher);
+        Ok(Finished { incoming: self, digest })
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.objects.inner.give_back(std::mem::take(&mut self.buffer));
+    }
+}
+
+/// An instance that has come whole, but is not durable yet.
+#[derive(Debug)]
+pub struct Finished {
+    incoming: Incoming,
+    digest: Digest,
+}
+
+impl Finished {
+    /// Digest of its bytes.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Length of the data set in bytes.
+    pub fn length(&self) -> u64 {
+        self.incoming.length
+    }
+
+    /// How it came in.
+    pub fn receipt(&self) -> &Receipt {
+        &self.incoming.receipt
+    }
+
+    /// Whether all of it is in memory, so that looking at it touches no disk.
+    pub fn is_in_memory(&self) -> bool {
+        self.incoming.pieces.is_empty()
+    }
+
+    /// Scans its header ([`header::scan`]).
+    pub fn scan(&mut self) -> (Header, Option<Damage>) {
+        let incoming = &mut self.incoming;
+        let length = incoming.length;
+        if incoming.pieces.is_empty() {
+            return header::scan(Cursor::new(&incoming.buffer), length, &incoming.receipt.transfer_syntax);
+        }
+        let tail = Arc::new(std::mem::take(&mut incoming.buffer));
+        let reader = Reader::of_pieces(&incoming.pieces, tail.clone());
+        let scanned = header::scan(reader, length, &incoming.receipt.transfer_syntax);
+        // The reader is gone, so this is the only handle.
+        incoming.buffer = Arc::try_unwrap(tail).unwrap_or_else(|tail| tail.to_vec());
+        scanned
+    }
+
+    /// Makes it durable, with its ledger entry. After this it survives a power cut. Where the same
+    /// bytes are already there, the first copy stays, with how *it* came in.
+    pub async fn commit(mut self, entry: Entry) -> Result<(), ObjectError> {
+        // The file's meta information must be writable later, when nobody is there to be told.
+        entry.receipt.part_ten_head()?;
+        let payload = std::mem::take(&mut self.incoming.buffer);
+        let crc = crc32fast::hash(&payload);
+        let earlier = std::mem::take(&mut self.incoming.pieces);
+        let (reply, answer) = oneshot::channel();
+        let commit = Commit { payload, crc, earlier, entry, reply };
+        self.incoming.objects.ask(Request::Commit(Box::new(commit)))?;
+        let buffer = answer.await.map_err(|_| ObjectError::Closed)??;
+        self.incoming.objects.inner.give_back(buffer);
+        Ok(())
+    }
+}
+
+impl Objects {
+    /// Starts to receive an instance.
+    pub fn begin(&self, receipt: Receipt) -> Result<Incoming, ObjectError> {
+        self.check_room()?;
+        Ok(Incoming {
+            objects: self.clone(),
+            buffer: self.inner.buffer(),
+            hasher: hasher(&receipt.transfer_syntax),
+            pieces: Vec::new(),
+            pending: None,
+            length: 0,
+            receipt,
+        })
+    }
+}
