@@ -39,7 +39,7 @@ use crate::store::index::{self, MendError};
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::objects::{self, ObjectError, Objects, Opened};
 use crate::store::results::{Results, ResultsError};
-use crate::store::{deliveries, indexer, jobs};
+use crate::store::{deliveries, folder, indexer, jobs};
 use crate::structure;
 
 /// Longest time that a stop waits for work under way.
@@ -148,7 +148,9 @@ fn lock(data_dir: &Path) -> Result<Flock<File>, StartError> {
         path: data_dir.to_owned(),
         what: format!("cannot be written ({})", error.kind()),
     };
-    std::fs::create_dir_all(data_dir).map_err(unusable)?;
+    folder::make(data_dir).map_err(unusable)?;
+    // An earlier start may have made it and died before it was synced.
+    data_dir.parent().map_or(Ok(()), folder::sync).map_err(unusable)?;
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)

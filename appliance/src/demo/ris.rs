@@ -16,7 +16,7 @@ use crate::audit::chain::hex;
 use crate::clock::SharedClock;
 use crate::deliver::mllp::{self, AckCode};
 use crate::phi::Phi;
-use crate::store::objects::sync_folder;
+use crate::store::folder;
 
 /// The largest message that is taken.
 const MESSAGE_MAX: usize = 16 * 1024 * 1024;
@@ -97,7 +97,7 @@ fn take(folder: &Path, message: &str) -> AckCode {
         file.write_all(message.as_bytes())?;
         file.sync_data()?;
         std::fs::rename(&part, folder.join(format!("{name}.hl7")))?;
-        Ok(sync_folder(folder)?)
+        Ok(folder::sync(folder)?)
     };
     // AR: it may go better later.
     if keep().is_ok() { AckCode::AA } else { AckCode::AR }

@@ -15,6 +15,7 @@ pub mod deliveries;
 pub mod entry;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod folder;
 pub mod index;
 pub mod indexer;
 pub mod jobs;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::objects::sync_folder;
+use super::folder;
 
 /// A result could not be kept or found.
 #[derive(Debug, Error)]
@@ -29,7 +29,8 @@ impl Results {
     /// Opens or makes the folder.
     pub fn open(data_dir: &Path) -> Result<Self, ResultsError> {
         let folder = data_dir.join("results");
-        fs::create_dir_all(&folder)
+        folder::make(&folder)
+            .and_then(|()| folder::sync(data_dir))
             .map_err(|source| ResultsError { operation: "making the folder", source })?;
         Ok(Results { folder })
     }
@@ -49,10 +50,7 @@ impl Results {
         file.write_all(bytes).map_err(fail("writing a file"))?;
         file.sync_data().map_err(fail("syncing a file"))?;
         fs::rename(&part, self.folder.join(&name)).map_err(fail("naming a file"))?;
-        sync_folder(&self.folder).map_err(|error| ResultsError {
-            operation: "syncing the folder",
-            source: io::Error::other(error),
-        })?;
+        folder::sync(&self.folder).map_err(fail("syncing the folder"))?;
         Ok(name)
     }
 

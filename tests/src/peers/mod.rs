@@ -4,6 +4,7 @@ pub mod curl;
 pub mod mllp;
 pub mod orthanc;
 pub mod port;
+pub mod power_cut;
 pub mod proxy;
 pub mod refusing;
 pub mod server;

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use super::log::Located;
 use super::segment::Segment;
-use super::{Inner, ObjectError, ObjectId, Reader, io_error, sync_folder};
+use super::{Inner, ObjectError, ObjectId, Reader, io_error};
+use crate::store::folder;
 
 /// How often the exporter looks for work.
 const EVERY: Duration = Duration::from_millis(250);
@@ -61,7 +62,7 @@ fn some(inner: &Inner) -> Result<usize, ObjectError> {
         folders.entry(id.study_key().to_owned()).or_default().push(id.clone());
     }
     for (study, moved) in &folders {
-        sync_folder(&inner.studies.join(study))?;
+        folder::sync(&inner.studies.join(study)).map_err(io_error("syncing a study's folder"))?;
         let mut live = inner.live.lock();
         for id in moved {
             live.remove(id);
@@ -99,11 +100,7 @@ fn write_file(inner: &Inner, id: &ObjectId, located: &Located) -> Result<(), Obj
     if inner.free_bytes()? < inner.reserve_bytes.saturating_add(located.length()) {
         return Err(ObjectError::Full);
     }
-    let folder = inner.studies.join(id.study_key());
-    if !folder.exists() {
-        fs::create_dir_all(&folder).map_err(io_error("making a study's folder"))?;
-        sync_folder(&inner.studies)?;
-    }
+    folder::make(&inner.studies.join(id.study_key())).map_err(io_error("making a study's folder"))?;
     let entry = located.entry()?;
     let part = path.with_extension("part");
     let write = || -> Result<File, ObjectError> {

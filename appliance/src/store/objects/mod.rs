@@ -25,7 +25,8 @@ mod record;
 mod recover;
 mod segment;
 
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,6 +47,7 @@ use self::log::{CommitRecord, Live, Located, Log, Request};
 use self::name::hasher;
 use self::segment::{Pool, PoolConfig};
 use super::entry::Entry;
+use super::folder;
 use crate::dicom::part_ten::{self, DataSet, PartTenError, Source};
 
 /// Buffers kept for the next instance.
@@ -216,10 +218,24 @@ impl Objects {
     pub fn open(data_dir: &Path, config: Config) -> Result<Opened, ObjectError> {
         let (studies, segments) = (data_dir.join("studies"), data_dir.join("segments"));
         for folder in [&studies, &segments] {
-            fs::create_dir_all(folder).map_err(io_error("making a folder of the object store"))?;
+            folder::make(folder).map_err(io_error("making a folder of the object store"))?;
         }
-        sync_folder(data_dir)?;
-        let found = recover::recover(&segments, true, |id| id.path_below(&studies).exists())?;
+        // A run that was killed may have made names that it did not sync any more. This run builds on what
+        // it sees, so that must be durable first.
+        for folder in [data_dir, &studies, &segments] {
+            folder::sync(folder).map_err(io_error("syncing a folder of the object store"))?;
+        }
+        let mut moved = BTreeSet::new();
+        let found = recover::recover(&segments, true, |id| {
+            let exported = id.path_below(&studies).exists();
+            if exported {
+                moved.insert(id.study_key().to_owned());
+            }
+            exported
+        })?;
+        for study in moved {
+            folder::sync(&studies.join(study)).map_err(io_error("syncing a study's folder"))?;
+        }
         if found.torn {
             tracing::info!("the last batch was torn by the end of the last run: it was never acknowledged");
         }
@@ -394,11 +410,6 @@ fn start(inner: &Arc<Inner>, committed: mpsc::Sender<Entry>) -> Result<Threads, 
         spawn("object-export", Box::new(move || export::run(&exporter)))?,
     ];
     Ok(Threads { inner: inner.clone(), requests: Mutex::new(Some(sender)), handles: Mutex::new(handles) })
-}
-
-/// Syncs a folder, so that names made or renamed in it survive a power cut.
-pub fn sync_folder(folder: &Path) -> Result<(), ObjectError> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("syncing a folder"))
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub(super) struct Recovered {
 pub(super) fn recover(
     folder: &Path,
     clear: bool,
-    exported: impl Fn(&ObjectId) -> bool,
+    mut exported: impl FnMut(&ObjectId) -> bool,
 ) -> Result<Recovered, ObjectError> {
     let mut found = Recovered::default();
     let mut by_number: BTreeMap<u64, Arc<Segment>> = BTreeMap::new();

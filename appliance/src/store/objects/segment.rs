@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::record::{PAGE, SegmentHeader};
-use super::{ObjectError, io_error, sync_folder};
+use super::{ObjectError, io_error};
+use crate::store::folder;
 
 /// Segments that are kept ready for use, so that no sender waits for one.
 const READY: usize = 2;
@@ -258,7 +259,7 @@ impl Pool {
             drop(fs::remove_file(&new));
             return Err(io_error("making a segment")(error));
         }
-        sync_folder(&self.folder)
+        folder::sync(&self.folder).map_err(io_error("making a segment"))
     }
 
     fn fill(&self, path: &Path) -> io::Result<()> {
