@@ -5,4 +5,5 @@ pub mod completion;
 pub mod listener;
 pub mod receive;
 pub mod rules;
+pub mod session;
 pub mod status;

@@ -130,7 +130,7 @@ fn socket(key: &str, value: &str, problems: &mut Problems<'_>) {
 }
 
 fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
-    let ranges: [(&str, u64, u64, u64); 13] = [
+    let ranges: [(&str, u64, u64, u64); 16] = [
         ("dicom.max_pdu_bytes", file.dicom.max_pdu_bytes.into(), 4096, 1_048_576),
         ("dicom.max_associations", file.dicom.max_associations.into(), 1, 1024),
         ("dicom.handshake_timeout_seconds", file.dicom.handshake_timeout_seconds, 1, 120),
@@ -138,6 +138,9 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
         ("dicom.idle_timeout_seconds", file.dicom.idle_timeout_seconds, 1, 3600),
         ("store.reserve_mib", file.store.reserve_mib, 1, 1_048_576),
         ("timers.quiet_seconds", file.timers.quiet_seconds, 1, 86_400),
+        ("query.deadline_seconds", file.query.deadline_seconds, 1, 3600),
+        ("query.retrieve_deadline_seconds", file.query.retrieve_deadline_seconds, 1, 86_400),
+        ("query.max_matches", file.query.max_matches as u64, 1, 100_000),
         ("infer.threads", file.infer.threads as u64, 1, 256),
         ("deliver.retry_first_seconds", file.deliver.retry_first_seconds, 1, 3600),
         ("deliver.retry_max_seconds", file.deliver.retry_max_seconds, 1, 86_400),
@@ -193,10 +196,11 @@ fn check_peers(file: &SiteFile, problems: &mut Problems<'_>) {
     for (index, peer) in file.peer.iter().enumerate() {
         let key = format!("peer[{index}]");
         ae_title(&format!("{key}.ae_title"), &peer.ae_title, problems);
-        if peer.may.contains(&Capability::Receive) && peer.address.is_none() {
+        let called = [Capability::Receive, Capability::Query, Capability::Retrieve];
+        if called.iter().any(|capability| peer.may.contains(capability)) && peer.address.is_none() {
             problems.add(
                 format!("{key}.address"),
-                "a peer that may receive needs an address",
+                "a peer that may receive, or be queried or retrieved from, needs an address",
                 "add e.g. address = \"pacs.example.org:2762\"",
             );
         }
