@@ -13,6 +13,7 @@ pub mod pdu;
 pub mod peer;
 pub mod procedure_step;
 pub mod query;
+pub mod retrieve;
 pub mod scu;
 pub mod services;
 pub mod status;

@@ -81,6 +81,8 @@ pub struct RemoteAe {
     pub connect: Duration,
     /// Time for a whole operation, such as a query with all its answers.
     pub deadline: Duration,
+    /// Time for a whole retrieval.
+    pub retrieve_deadline: Duration,
 }
 
 impl RemoteAe {
@@ -112,6 +114,7 @@ impl RemoteAe {
             },
             connect: Duration::from_secs(deliver.connect_timeout_seconds),
             deadline: Duration::from_secs(site.file.query.deadline_seconds),
+            retrieve_deadline: Duration::from_secs(site.file.query.retrieve_deadline_seconds),
         }))
     }
 

@@ -108,6 +108,13 @@ impl From<AssociationError> for QueryError {
     }
 }
 
+impl QueryError {
+    /// A deadline that ran out is the whole operation's, connecting included.
+    fn of_whole(self, ae: &RemoteAe) -> Self {
+        if let QueryError::Deadline(_) = self { QueryError::Deadline(ae.deadline) } else { self }
+    }
+}
+
 /// What a final status of C-FIND, C-MOVE or C-GET says (PS3.4 C.4).
 pub fn status_words(status: u16) -> &'static str {
     match status {
@@ -291,7 +298,7 @@ pub async fn find(ae: &RemoteAe, level: Level, keys: DataSet, limit: usize) -> R
         }
         Err(error) => {
             querier.abort(&error).await;
-            Err(error)
+            Err(error.of_whole(ae))
         }
     }
 }
@@ -332,7 +339,7 @@ pub async fn count_study(ae: &RemoteAe, study_uid: &Phi<String>) -> Result<Study
         }
         Err(error) => {
             querier.abort(&error).await;
-            Err(error)
+            Err(error.of_whole(ae))
         }
     }
 }
@@ -426,6 +433,7 @@ mod tests {
             limits: LIMITS,
             connect: Duration::from_secs(2),
             deadline: Duration::from_secs(1),
+            retrieve_deadline: Duration::from_secs(1),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Which SOP classes and transfer syntaxes we accept. `lightbox conformance` prints it.
 
+use dicom_dictionary_std::uids;
 use dicom_encoding::TransferSyntaxIndex;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 use dicom_ul::pdu::PresentationContextResultReason;
@@ -31,6 +32,60 @@ pub const AVAILABILITY: &str = "1.2.840.10008.5.1.4.33";
 pub const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
 /// Implicit VR Little Endian.
 pub const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
+
+/// The storage classes that a C-GET proposes: an association has room for 128 contexts, and a C-GET must
+/// name beforehand what may come.
+pub const GET_STORAGE: &[&str] = &[
+    uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE,
+    uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PRESENTATION,
+    uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PROCESSING,
+    uids::DIGITAL_MAMMOGRAPHY_X_RAY_IMAGE_STORAGE_FOR_PRESENTATION,
+    uids::DIGITAL_MAMMOGRAPHY_X_RAY_IMAGE_STORAGE_FOR_PROCESSING,
+    uids::BREAST_TOMOSYNTHESIS_IMAGE_STORAGE,
+    uids::CT_IMAGE_STORAGE,
+    uids::ENHANCED_CT_IMAGE_STORAGE,
+    uids::MR_IMAGE_STORAGE,
+    uids::ENHANCED_MR_IMAGE_STORAGE,
+    uids::MR_SPECTROSCOPY_STORAGE,
+    uids::ULTRASOUND_IMAGE_STORAGE,
+    uids::ULTRASOUND_MULTI_FRAME_IMAGE_STORAGE,
+    uids::X_RAY_ANGIOGRAPHIC_IMAGE_STORAGE,
+    uids::ENHANCED_XA_IMAGE_STORAGE,
+    uids::X_RAY_RADIOFLUOROSCOPIC_IMAGE_STORAGE,
+    uids::NUCLEAR_MEDICINE_IMAGE_STORAGE,
+    uids::POSITRON_EMISSION_TOMOGRAPHY_IMAGE_STORAGE,
+    uids::ENHANCED_PET_IMAGE_STORAGE,
+    uids::RT_IMAGE_STORAGE,
+    uids::RT_STRUCTURE_SET_STORAGE,
+    uids::RT_DOSE_STORAGE,
+    uids::RT_PLAN_STORAGE,
+    uids::SECONDARY_CAPTURE_IMAGE_STORAGE,
+    uids::MULTI_FRAME_GRAYSCALE_BYTE_SECONDARY_CAPTURE_IMAGE_STORAGE,
+    uids::MULTI_FRAME_GRAYSCALE_WORD_SECONDARY_CAPTURE_IMAGE_STORAGE,
+    uids::MULTI_FRAME_TRUE_COLOR_SECONDARY_CAPTURE_IMAGE_STORAGE,
+    uids::SEGMENTATION_STORAGE,
+    uids::PARAMETRIC_MAP_STORAGE,
+    uids::GRAYSCALE_SOFTCOPY_PRESENTATION_STATE_STORAGE,
+    uids::KEY_OBJECT_SELECTION_DOCUMENT_STORAGE,
+    uids::BASIC_TEXT_SR_STORAGE,
+    uids::ENHANCED_SR_STORAGE,
+    uids::COMPREHENSIVE_SR_STORAGE,
+    COMPREHENSIVE_3D_SR,
+    uids::X_RAY_RADIATION_DOSE_SR_STORAGE,
+    uids::ENCAPSULATED_PDF_STORAGE,
+];
+/// The transfer syntaxes that a C-GET proposes for them, the one wanted most first: what every PACS can
+/// send, then compressed ones for a PACS that does not convert.
+pub const GET_TRANSFER_SYNTAXES: &[&str] = &[
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    uids::JPEG_LOSSLESS_SV1,
+    uids::JPEGLS_LOSSLESS,
+    uids::JPEG2000_LOSSLESS,
+    uids::RLE_LOSSLESS,
+    uids::JPEG_BASELINE8_BIT,
+    uids::JPEG2000,
+];
 
 /// Storage classes whose UIDs lie outside 1.2.840.10008.5.1.4.1.1: hanging protocols, color palettes,
 /// implant templates, RT beams delivery instructions and protocols (PS3.4 B.5 and GG.3).

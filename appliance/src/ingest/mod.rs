@@ -6,6 +6,7 @@ pub mod commitment;
 pub mod completion;
 pub mod listener;
 pub mod receive;
+pub mod retrieved;
 pub mod rules;
 pub mod session;
 pub mod status;

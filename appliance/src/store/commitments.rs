@@ -179,6 +179,80 @@ pub fn replay(writer: &Writer<'_>, id: i64, by: &super::replay::By) -> Result<St
     Ok(peer)
 }
 
+/// Asks a destination again to commit to a delivery, on an operator's wish. Yields the destination.
+pub fn ask_again(writer: &Writer<'_>, delivery: i64, by: &super::replay::By) -> Result<String, LedgerError> {
+    let destination: Option<String> = writer
+        .tx()
+        .query_row(
+            "UPDATE deliveries SET commit_state = 'due', commit_next_at = ?2, delivered_at = ?2
+             WHERE id = ?1 AND commit_state = 'failed' RETURNING destination",
+            params![delivery, writer.now_ms()],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let destination = destination.ok_or_else(|| {
+        LedgerError::Illegal(format!("delivery {delivery} has no failed commitment: there is nothing to ask"))
+    })?;
+    let detail = json!({
+        "action": "ask-commitment", "through": by.through, "delivery": delivery, "destination": destination,
+    });
+    writer.audit(&Event::new(EventKind::OperatorAction, by.operator.as_str(), detail))?;
+    Ok(destination)
+}
+
+/// A commitment, for people.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Line {
+    /// Number of the request, or of the delivery where we ask.
+    pub id: i64,
+    /// Whether we ask a destination (else a peer asks us).
+    pub ours: bool,
+    /// The peer that asks, or the destination that is asked.
+    pub whom: String,
+    /// How far it is.
+    pub state: String,
+    /// Tries to report, or to ask.
+    pub attempts: u32,
+    /// When it was asked, or when the result was delivered; ms since the epoch.
+    pub asked_at: i64,
+    /// Why the last try failed. Holds no patient data.
+    pub reason: String,
+}
+
+/// The newest commitments of both directions.
+pub fn list(reader: &Connection, limit: u32) -> Result<Vec<Line>, LedgerError> {
+    let mut lines = Vec::new();
+    for (ours, sql) in [
+        (
+            false,
+            "SELECT id, peer, state, attempts, asked_at, reason FROM commitments ORDER BY id DESC LIMIT ?1",
+        ),
+        (
+            true,
+            "SELECT id, destination, commit_state, commit_attempts, coalesce(delivered_at, 0),
+                coalesce(commit_reason, '') FROM deliveries WHERE commit_state IS NOT NULL
+             ORDER BY id DESC LIMIT ?1",
+        ),
+    ] {
+        let mut statement = reader.prepare(sql)?;
+        let rows = statement.query_map([limit], |row| {
+            Ok(Line {
+                id: row.get(0)?,
+                ours,
+                whom: row.get(1)?,
+                state: row.get(2)?,
+                attempts: row.get(3)?,
+                asked_at: row.get(4)?,
+                reason: row.get(5)?,
+            })
+        })?;
+        for row in rows {
+            lines.push(row?);
+        }
+    }
+    Ok(lines)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

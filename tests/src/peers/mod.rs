@@ -5,6 +5,7 @@ pub mod mllp;
 pub mod orthanc;
 pub mod port;
 pub mod proxy;
+pub mod qr;
 pub mod refusing;
 pub mod server;
 pub mod silent;
