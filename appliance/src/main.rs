@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use lightbox::cli::{audit, conformance, demo, phantom, queue, rules, send, serve, site, studies};
+use lightbox::cli::{
+    audit, commitments, conformance, demo, phantom, query, queue, rules, send, serve, site, studies,
+};
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
 use lightbox_provisioning::site::SiteError;
@@ -30,6 +32,8 @@ enum Verb {
     Rules(rules::Args),
     Studies(studies::Args),
     Queue(queue::Args),
+    Query(query::Args),
+    Commitments(commitments::Args),
     Audit(audit::Args),
     Send(send::Args),
     Phantom(phantom::Args),
@@ -44,6 +48,8 @@ fn main() -> ExitCode {
         Verb::Rules(args) => args.run(),
         Verb::Studies(args) => args.run(),
         Verb::Queue(args) => args.run(),
+        Verb::Query(args) => args.run(),
+        Verb::Commitments(args) => args.run(),
         Verb::Audit(args) => args.run(),
         Verb::Send(args) => args.run(),
         Verb::Phantom(args) => args.run(),

@@ -77,6 +77,23 @@ impl Site {
         ))
     }
 
+    /// The same site, in which the peer with that AE title has an address on this machine.
+    #[must_use]
+    pub fn with_address(mut self, ae_title: &str, port: u16) -> Self {
+        let line = format!("ae_title = {ae_title:?}\n");
+        assert!(self.tables.contains(&line), "there is no peer {ae_title}");
+        self.tables = self.tables.replace(&line, &format!("{line}address = \"127.0.0.1:{port}\"\n"));
+        self
+    }
+
+    /// The same site, listening for DICOM over TLS on that port.
+    #[must_use]
+    pub fn dicom_listen(mut self, port: u16) -> Self {
+        self.dicom =
+            self.dicom.replace("listen = \"127.0.0.1:0\"", &format!("listen = \"127.0.0.1:{port}\""));
+        self
+    }
+
     /// A peer that may send, its certificate issued by the authority for `certificate_name`.
     pub fn sender_by_name(self, name: &str, ae_title: &str, certificate_name: &str) -> Self {
         self.text(&format!(

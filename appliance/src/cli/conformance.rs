@@ -30,7 +30,13 @@ pub fn statement() -> String {
          | service | SCU | SCP |\n|---|---|---|\n\
          | Verification ({}) | no | yes |\n\
          | Storage, all standard and private storage SOP classes | no | yes |\n\
-         | Storage, Comprehensive 3D SR ({}) | yes | yes |\n\n\
+         | Storage, Comprehensive 3D SR ({}) | yes | yes |\n\
+         | Study Root Query/Retrieve, FIND ({}) | yes | no |\n\
+         | Study Root Query/Retrieve, MOVE ({}) | yes | no |\n\
+         | Study Root Query/Retrieve, GET ({}) | yes | no |\n\
+         | Storage Commitment Push Model ({}) | yes | yes |\n\
+         | Modality Performed Procedure Step ({}) | no | yes |\n\
+         | Instance Availability Notification ({}) | no | yes |\n\n\
          `lightbox send` is a Storage SCU for every SOP class, for trying things.\n\n\
          ## 1.1.1 Structured reports created\n\n\
          | SOP class | root template |\n|---|---|\n| Comprehensive 3D SR | TID 1500 Measurement Report |\n\n\
@@ -38,6 +44,12 @@ pub fn statement() -> String {
          UNVERIFIED, Preliminary Flag PRELIMINARY. Nothing is ever marked verified or final.\n\n",
         services::VERIFICATION,
         services::COMPREHENSIVE_3D_SR,
+        services::STUDY_ROOT_FIND,
+        services::STUDY_ROOT_MOVE,
+        services::STUDY_ROOT_GET,
+        services::STORAGE_COMMITMENT,
+        services::PROCEDURE_STEP,
+        services::AVAILABILITY,
     );
     let _ = write!(
         out,
@@ -54,8 +66,20 @@ pub fn statement() -> String {
         crate::dicom::association::APPLICATION_CONTEXT,
     );
     out.push_str(
-        "### Associations accepted\n\n\
-         An abstract syntax is accepted if it is Verification, any UID under 1.2.840.10008.5.1.4.1.1, one of the\n\
+        "### Associations requested\n\n\
+         C-FIND, C-MOVE and C-GET propose Explicit and Implicit VR Little Endian; keys are sent in ISO_IR 192. A\n\
+         query takes at most `query.max_matches` answers and `query.deadline_seconds`, then C-CANCEL is sent. The\n\
+         move destination is our own AE. C-GET proposes the storage classes of this table as SCP:\n\n\
+         | storage class |\n|---|\n",
+    );
+    for class in services::GET_STORAGE {
+        let _ = writeln!(out, "| {class} |");
+    }
+    out.push_str(
+        "\n### Associations accepted\n\n\
+         What a peer may do is in the site file (`may`). An abstract syntax is accepted if it is Verification,\n\
+         Storage Commitment, Modality Performed Procedure Step or Instance Availability Notification (these in\n\
+         Explicit and Implicit VR Little Endian), any UID under 1.2.840.10008.5.1.4.1.1, one of the\n\
          non-patient storage classes, or a private UID. Of the transfer syntaxes of a context the first that is\n\
          in this table is accepted; data sets are kept as they come, without conversion.\n\n\
          | transfer syntax | UID |\n|---|---|\n",
@@ -79,6 +103,26 @@ pub fn statement() -> String {
          | C000 | the data set has no usable study or series UID |\n\
          | 0110 | storing failed, nothing was acknowledged |\n\
          | 0122 | the SOP class does not fit the presentation context |\n\n\
+         ### Storage Commitment\n\n\
+         As SCP: a request is on disk before N-ACTION is answered. An instance is committed to if it was\n\
+         acknowledged and is still held, until the site's retention removes it; else the failure reason is 0112 (no\n\
+         such instance) or 0119 (held under another SOP class). The report goes over the requester's association if it\n\
+         keeps that open, else over a new one to the peer's `address`, on which SCP is proposed; it is tried with\n\
+         growing waits up to `deliver.give_up_hours`. N-ACTION fails with 0112 (not the well-known instance), 0123\n\
+         (not action type 1) or 0115 (no transaction UID, no references, or unusable ones).\n\
+         As SCU: a destination with `commit = true` is asked after each delivery; its report is accepted on the\n\
+         same association for 5 s after the response, and at any time on one that it opens.\n\n\
+         ### Modality Performed Procedure Step, Instance Availability Notification\n\n\
+         Both are kept as evidence of a study's completeness and change nothing else.\n\n\
+         | status | when |\n|---|---|\n\
+         | 0000 | it is on disk |\n\
+         | 0106 | N-CREATE with another status than IN PROGRESS, or an unknown status value |\n\
+         | 0110, Error ID A710 | N-SET after COMPLETED or DISCONTINUED |\n\
+         | 0111 | N-CREATE of a step that is known |\n\
+         | 0112 | N-SET of a step that this peer did not create |\n\
+         | 0117 | N-CREATE of a step without a usable SOP Instance UID |\n\
+         | 0120 | a type 1 attribute is missing; for COMPLETED also a Performed Series Sequence |\n\
+         | 0213 | the disk is full |\n\n\
          ## 8 Security\n\n\
          TLS 1.2 and 1.3 by the BCP 195 RFC 8996, 9325 Secure Transport Connection Profile (PS3.15 B.12), with a\n\
          client certificate required, on a port of its own. Calling AE titles are bound to certificates. DICOM\n\

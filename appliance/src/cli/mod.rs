@@ -2,12 +2,14 @@
 //! [`print`]).
 
 pub mod audit;
+pub mod commitments;
 pub mod conformance;
 pub mod demo;
 mod files;
 pub mod phantom;
 mod place;
 mod print;
+pub mod query;
 pub mod queue;
 pub mod rules;
 pub mod send;

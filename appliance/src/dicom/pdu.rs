@@ -57,6 +57,12 @@ pub enum AssociationError {
         /// What had to come.
         expected: &'static str,
     },
+    /// A data set longer than the service needs.
+    #[error("the peer sent a data set of more than {max} bytes")]
+    DataSetTooLong {
+        /// What we take.
+        max: usize,
+    },
     /// A command set that cannot be read.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -259,6 +265,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PduStream<S> {
                 return Err(AssociationError::Closed);
             }
         }
+    }
+
+    /// Whether bytes are here or come within that time; the end of the stream counts as well.
+    pub(super) async fn arrives_within(&mut self, within: Duration) -> bool {
+        !self.buffer.is_empty() || timeout(within, self.stream.read_buf(&mut self.buffer)).await.is_ok()
     }
 
     /// The next PDU, if all of it is here. Lengths are judged from the first six bytes.

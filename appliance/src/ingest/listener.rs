@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lightbox_provisioning::site::{Capability, Site};
+use lightbox_provisioning::site::Site;
 use rusqlite::params;
 use rustls::pki_types::UnixTime;
 use serde_json::json;
@@ -20,11 +20,9 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::receive::{Receiver, Sender};
+use super::session::{self, Services};
 use crate::audit::{Event, EventKind, Outcome};
-use crate::dicom::association::{AssociationError, Incoming, Limits, Rejection, Requested};
-use crate::dicom::dimse::{C_ECHO_RQ, C_STORE_RQ};
-use crate::dicom::services;
-use crate::dicom::status;
+use crate::dicom::association::{AssociationError, Limits, Rejection, Requested};
 use crate::dicom::tls::{Trust, explain_handshake};
 use crate::store::ledger::LedgerError;
 
@@ -46,6 +44,7 @@ struct PeerPolicy {
 /// The listener's policy and means; shared by all connections.
 pub struct Listener {
     receiver: Receiver,
+    services: Services,
     trust: Arc<Trust>,
     tls: TlsAcceptor,
     peers: Vec<PeerPolicy>,
@@ -95,10 +94,17 @@ struct Refusal {
 
 impl Listener {
     /// A listener with the site's policy.
-    pub fn new(site: &Site, receiver: Receiver, trust: Arc<Trust>, tls: TlsAcceptor) -> Self {
+    pub fn new(
+        site: &Site,
+        receiver: Receiver,
+        services: Services,
+        trust: Arc<Trust>,
+        tls: TlsAcceptor,
+    ) -> Self {
         let dicom = &site.file.dicom;
         Listener {
             receiver,
+            services,
             trust,
             tls,
             peers: site
@@ -108,7 +114,7 @@ impl Listener {
                 .map(|peer| PeerPolicy {
                     name: peer.name.clone(),
                     ae_title: peer.ae_title.clone(),
-                    may_send: peer.may.contains(&Capability::Send),
+                    may_send: session::may_open(site, peer),
                     plaintext: peer.plaintext,
                 })
                 .collect(),
@@ -359,52 +365,12 @@ impl Listener {
         }
         metrics::counter!("lightbox_associations_total", "outcome" => "accepted").increment(1);
         let sender = Sender { peer: peer.name.clone(), calling_ae };
-        if let Err(error) = self.messages(requested, &sender).await {
+        if let Err(error) = self.services.run(requested, &sender).await {
             tracing::info!(
                 peer = peer.name,
                 reason = error.to_string(),
                 "association ended without a release"
             );
-        }
-    }
-
-    async fn messages<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        requested: Requested<S>,
-        sender: &Sender,
-    ) -> Result<(), AssociationError> {
-        let mut association = requested.accept(services::judge).await?;
-        loop {
-            let step = async {
-                match association.next().await? {
-                    Incoming::Release => Ok(false),
-                    Incoming::Command(context, command) => {
-                        let response = match command.field {
-                            C_ECHO_RQ => command.response(status::SUCCESS, None),
-                            C_STORE_RQ => {
-                                self.receiver.store(&mut association, context, &command, sender).await?
-                            }
-                            _ if command.has_data_set => {
-                                return Err(AssociationError::Unexpected {
-                                    found: "a request of a service that was not negotiated",
-                                    expected: "C-STORE or C-ECHO",
-                                });
-                            }
-                            _ => command.response(status::UNRECOGNIZED_OPERATION, None),
-                        };
-                        association.send_command(context, &response).await?;
-                        Ok(true)
-                    }
-                }
-            };
-            match step.await {
-                Ok(true) => {}
-                Ok(false) => return association.answer_release().await,
-                Err(error) => {
-                    association.abort(&error).await;
-                    return Err(error);
-                }
-            }
         }
     }
 

@@ -1,8 +1,12 @@
 //! Stage 1, ingest: associations accepted, instances made durable and acknowledged, studies closed
 //! on evidence, and routed by rules.
 
+pub mod announce;
+pub mod commitment;
 pub mod completion;
 pub mod listener;
 pub mod receive;
+pub mod retrieved;
 pub mod rules;
+pub mod session;
 pub mod status;

@@ -1,8 +1,11 @@
 //! The one place where our errors become what a sender sees: a DIMSE status and a comment. Comments
 //! are ours and hold no patient data.
 
-use crate::dicom::status::{CANNOT_UNDERSTAND, DATA_SET_MISMATCH, OUT_OF_RESOURCES, PROCESSING_FAILURE};
+use crate::dicom::status::{
+    CANNOT_UNDERSTAND, DATA_SET_MISMATCH, OUT_OF_RESOURCES, PROCESSING_FAILURE, RESOURCE_LIMITATION,
+};
 use crate::store::entry::NotIdentified;
+use crate::store::ledger::LedgerError;
 use crate::store::objects::ObjectError;
 
 /// A status and its comment (at most 64 characters, LO).
@@ -18,6 +21,15 @@ pub fn of_object_error(error: &ObjectError) -> Status {
         ObjectError::Io { .. } | ObjectError::Absent | ObjectError::Damaged | ObjectError::Closed => {
             (PROCESSING_FAILURE, Some("storing failed, nothing was kept: send again"))
         }
+    }
+}
+
+/// The status of an N-service for a failure of the ledger (PS3.7 Annex C).
+pub fn of_service_error(error: &LedgerError) -> Status {
+    if error.is_full() {
+        (RESOURCE_LIMITATION, Some("disk full, nothing was recorded: send again later"))
+    } else {
+        (PROCESSING_FAILURE, Some("recording failed: send again"))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The ledger's tables. Migrations go forward only, one entry a version.
 
 /// SQL of each schema version, in order; entry 0 makes version 1.
-pub const MIGRATIONS: &[&str] = &[r#"
+pub const MIGRATIONS: &[&str] = &[
+    r#"
 CREATE TABLE studies (
     id              INTEGER PRIMARY KEY,
     key             TEXT NOT NULL UNIQUE,   -- means nothing outside this box; the only name in logs
@@ -150,4 +151,53 @@ CREATE TABLE audit_head (
     hash            BLOB NOT NULL,
     signature       BLOB NOT NULL
 );
-"#];
+"#,
+    // Storage commitment, performed procedure steps, availability.
+    r#"
+CREATE TABLE commitments (               -- a peer asks us to commit (we are SCP)
+    id              INTEGER PRIMARY KEY,
+    peer            TEXT NOT NULL,
+    transaction_uid TEXT NOT NULL,          -- PHI, as all UIDs
+    refs            TEXT NOT NULL,          -- JSON: [dicom::commitment::Reference]
+    report          TEXT,                   -- JSON: dicom::commitment::Report, once it is made
+    state           TEXT NOT NULL,          -- reporting | reported | given-up
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    asked_at        INTEGER NOT NULL,
+    next_at         INTEGER NOT NULL,
+    ended_at        INTEGER,
+    reason          TEXT NOT NULL DEFAULT '', -- why the last try to report failed
+    UNIQUE (peer, transaction_uid)
+);
+CREATE INDEX commitments_due ON commitments (state, next_at);
+
+CREATE TABLE procedure_steps (
+    uid             TEXT PRIMARY KEY,
+    study_uid       TEXT NOT NULL,
+    peer            TEXT NOT NULL,
+    status          TEXT NOT NULL,          -- IN PROGRESS | COMPLETED | DISCONTINUED
+    series          TEXT NOT NULL,          -- JSON: [{"series_uid","instances":[uid]}]
+    created_at      INTEGER NOT NULL,
+    updated_at      INTEGER NOT NULL
+);
+CREATE INDEX procedure_steps_by_study ON procedure_steps (study_uid);
+
+CREATE TABLE announcements (
+    id              INTEGER PRIMARY KEY,
+    study_uid       TEXT NOT NULL,
+    peer            TEXT NOT NULL,
+    series          TEXT NOT NULL,          -- JSON: [{"series_uid","instances":n,"uids":[uid]}]
+    at              INTEGER NOT NULL
+);
+CREATE INDEX announcements_by_study ON announcements (study_uid);
+
+-- We ask a PACS to commit to what was delivered (we are SCU).
+ALTER TABLE deliveries ADD COLUMN commit_state TEXT;        -- due | asked | committed | failed
+ALTER TABLE deliveries ADD COLUMN commit_transaction TEXT;  -- Transaction UID
+ALTER TABLE deliveries ADD COLUMN commit_attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN commit_next_at INTEGER;
+ALTER TABLE deliveries ADD COLUMN commit_reason TEXT;       -- codes and our words, no PHI
+ALTER TABLE deliveries ADD COLUMN committed_at INTEGER;
+CREATE INDEX deliveries_by_commit ON deliveries (destination, commit_state, commit_next_at);
+CREATE INDEX deliveries_by_transaction ON deliveries (commit_transaction);
+"#,
+];

@@ -130,7 +130,7 @@ fn socket(key: &str, value: &str, problems: &mut Problems<'_>) {
 }
 
 fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
-    let ranges: [(&str, u64, u64, u64); 15] = [
+    let ranges: &[(&str, u64, u64, u64)] = &[
         ("dicom.max_pdu_bytes", file.dicom.max_pdu_bytes.into(), 4096, 1_048_576),
         ("dicom.max_associations", file.dicom.max_associations.into(), 1, 1024),
         ("dicom.handshake_timeout_seconds", file.dicom.handshake_timeout_seconds, 1, 120),
@@ -140,14 +140,18 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
         ("store.segment_mib", file.store.segment_mib, 4, 1024),
         ("store.segments_mib", file.store.segments_mib, 8, 1_048_576),
         ("timers.quiet_seconds", file.timers.quiet_seconds, 1, 86_400),
+        ("query.deadline_seconds", file.query.deadline_seconds, 1, 3600),
+        ("query.retrieve_deadline_seconds", file.query.retrieve_deadline_seconds, 1, 86_400),
+        ("query.max_matches", file.query.max_matches as u64, 1, 100_000),
         ("infer.threads", file.infer.threads as u64, 1, 256),
         ("deliver.retry_first_seconds", file.deliver.retry_first_seconds, 1, 3600),
         ("deliver.retry_max_seconds", file.deliver.retry_max_seconds, 1, 86_400),
         ("deliver.give_up_hours", file.deliver.give_up_hours, 1, 8760),
         ("deliver.connect_timeout_seconds", file.deliver.connect_timeout_seconds, 1, 300),
+        ("deliver.commit_report_minutes", file.deliver.commit_report_minutes, 1, 10_080),
         ("deliver.response_timeout_seconds", file.deliver.response_timeout_seconds, 1, 3600),
     ];
-    for (key, value, min, max) in ranges {
+    for &(key, value, min, max) in ranges {
         if !(min..=max).contains(&value) {
             problems.add(
                 key,
@@ -195,10 +199,11 @@ fn check_peers(file: &SiteFile, problems: &mut Problems<'_>) {
     for (index, peer) in file.peer.iter().enumerate() {
         let key = format!("peer[{index}]");
         ae_title(&format!("{key}.ae_title"), &peer.ae_title, problems);
-        if peer.may.contains(&Capability::Receive) && peer.address.is_none() {
+        let called = [Capability::Receive, Capability::Query, Capability::Retrieve];
+        if called.iter().any(|capability| peer.may.contains(capability)) && peer.address.is_none() {
             problems.add(
                 format!("{key}.address"),
-                "a peer that may receive needs an address",
+                "a peer that may receive, or be queried or retrieved from, needs an address",
                 "add e.g. address = \"pacs.example.org:2762\"",
             );
         }

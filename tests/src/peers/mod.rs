@@ -6,6 +6,7 @@ pub mod orthanc;
 pub mod port;
 pub mod power_cut;
 pub mod proxy;
+pub mod qr;
 pub mod refusing;
 pub mod server;
 pub mod silent;
