@@ -3,6 +3,7 @@
 
 pub mod completion;
 pub mod listener;
+pub mod orders;
 pub mod receive;
 pub mod rules;
 pub mod status;

@@ -17,6 +17,7 @@ pub mod index;
 pub mod jobs;
 pub mod ledger;
 pub mod objects;
+pub mod orders;
 pub mod queries;
 pub mod replay;
 pub mod results;
