@@ -27,13 +27,16 @@ use crate::clock::SharedClock;
 use crate::config::{Config, chain};
 use crate::deliver::queue::{Backoff, Queue};
 use crate::deliver::sender::Route;
+use crate::dicom::peer::RemoteAe;
+use crate::dicom::query;
 use crate::dicom::tls::TlsError;
 use crate::infer;
 use crate::infer::engine::EngineHandle;
 use crate::infer::onnx::OnnxEngine;
 use crate::ingest::completion;
+use crate::ingest::completion::evidence::CountedSeries;
 use crate::ingest::completion::policy::Policy;
-use crate::ingest::completion::watch::Watcher;
+use crate::ingest::completion::watch::{Answer, AskCount, Watcher};
 use crate::ingest::listener::Listener;
 use crate::ingest::orders;
 use crate::ingest::receive::Receiver;
@@ -231,7 +234,7 @@ impl Daemon {
             policy: Arc::new(Policy::of(&site)),
             rules: config.rules.clone(),
             work: work.clone(),
-            ask: None,
+            ask: ask_count(&config)?,
         };
         tasks.spawn(watcher.run(stopped.clone()));
         tasks.spawn(pipeline.run_jobs(stopped.clone()));
@@ -399,6 +402,29 @@ pub async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, Start
         tracing::info!(model, digest = bundle.digest(), engine = engine.describe(), "model loaded");
     }
     Ok(Some(engine))
+}
+
+/// How the PACS is asked for its count, where the site names one.
+fn ask_count(config: &Config) -> Result<Option<(String, AskCount)>, TlsError> {
+    let peer = config.site.file.timers.count_at.as_ref().and_then(|name| config.site.peer(name));
+    let Some(peer) = peer else { return Ok(None) };
+    let way = RemoteAe::of_site(&config.site, peer, &config.identity, config.roots.as_ref())?;
+    Ok(way.map(|way| {
+        let (name, way) = (way.name.clone(), Arc::new(way));
+        let ask: AskCount = Arc::new(move |study_uid| {
+            let way = way.clone();
+            Box::pin(async move {
+                let count = query::count_study(&way, &study_uid).await.map_err(|error| chain(&error))?;
+                let series = count.series.into_iter().map(|series| CountedSeries {
+                    series_uid: series.series_uid,
+                    modality: series.modality,
+                    instances: series.instances,
+                });
+                Ok(Answer { instances: count.instances, series: series.collect() })
+            })
+        });
+        (name, ask)
+    }))
 }
 
 /// What the overview shows of the models: they are loaded at start and stay.

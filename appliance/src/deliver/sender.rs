@@ -7,13 +7,12 @@ use std::time::Duration;
 use lightbox_provisioning::site::{Destination, OnNegative, Site};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::hl7::OruSettings;
 use super::implicit;
 use crate::dicom::association::{Association, AssociationError, Limits};
 use crate::dicom::dimse::{C_STORE_RQ, C_STORE_RSP, Command};
+use crate::dicom::peer;
 use crate::dicom::services::{COMPREHENSIVE_3D_SR, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
 use crate::dicom::status;
 use crate::dicom::tls::{self, Known, OwnIdentity, TlsError};
@@ -131,24 +130,9 @@ impl Route {
 
     /// Sends an SR file or an ORU message; `control_id` is the message's MSH-10.
     pub async fn send(&self, content: Vec<u8>, sr_instance_uid: &Phi<String>, control_id: &str) -> Sent {
-        let connected = tokio::time::timeout(self.connect, TcpStream::connect(&self.address)).await;
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Sent::Later(Reason::plain(format!("cannot connect: {}", error.kind()))),
-            Err(_) => return Sent::Later(Reason::plain("cannot connect: no answer in time")),
-        };
-        drop(stream.set_nodelay(true));
-        match &self.tls {
-            None => self.exchange(stream, content, sr_instance_uid, control_id).await,
-            Some(config) => {
-                let connector = TlsConnector::from(config.clone());
-                let handshake = connector.connect(tls::server_name(&self.address), stream);
-                match tokio::time::timeout(self.connect, handshake).await {
-                    Ok(Ok(stream)) => self.exchange(stream, content, sr_instance_uid, control_id).await,
-                    Ok(Err(error)) => Sent::Later(Reason::plain(format!("TLS: {error}"))),
-                    Err(_) => Sent::Later(Reason::plain("TLS: no handshake in time")),
-                }
-            }
+        match peer::open(&self.address, self.tls.as_ref(), self.connect).await {
+            Ok(stream) => self.exchange(stream, content, sr_instance_uid, control_id).await,
+            Err(error) => Sent::Later(Reason::plain(error.to_string())),
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason, AssociationAC, AssociationRQ, PDataValue, PDataValueType, Pdu,
-    PresentationContextProposed, PresentationContextResult, PresentationContextResultReason,
+    PresentationContextProposed, PresentationContextResult, PresentationContextResultReason, RequestorRoles,
     UserVariableItem,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -34,6 +34,23 @@ pub struct Requested<S> {
 
 /// Judges a proposed presentation context: the transfer syntax to use, or why not.
 pub type Judgement = Result<String, PresentationContextResultReason>;
+
+/// The roles of the association's requestor for a SOP class (SCP/SCU role selection, PS3.7 D.3.3.4).
+/// Without negotiation the requestor is SCU and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// The requestor may be SCU.
+    pub scu: bool,
+    /// The requestor may be SCP.
+    pub scp: bool,
+}
+
+impl Roles {
+    /// What holds where nothing is negotiated.
+    pub const DEFAULT: Roles = Roles { scu: true, scp: false };
+    /// The requestor is the SCP: for storage in C-GET, for N-EVENT-REPORT on an association of its own.
+    pub const SCP: Roles = Roles { scu: false, scp: true };
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Requested<S> {
     /// Reads the A-ASSOCIATE-RQ within ARTIM.
@@ -82,10 +99,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Requested<S> {
     }
 
     /// Answers with A-ASSOCIATE-AC; `judge` decides on each proposed context by its abstract syntax
-    /// and transfer syntaxes.
+    /// and transfer syntaxes. No roles are negotiated.
     pub async fn accept(
+        self,
+        judge: impl FnMut(&str, &[String]) -> Judgement,
+    ) -> Result<Association<S>, AssociationError> {
+        self.accept_with_roles(judge, |_, _| None).await
+    }
+
+    /// As [`accept`](Self::accept); `judge_roles` says which of the roles that the peer proposes for a
+    /// SOP class it gets, `None` where they are not negotiated (the default roles hold).
+    pub async fn accept_with_roles(
         mut self,
         mut judge: impl FnMut(&str, &[String]) -> Judgement,
+        mut judge_roles: impl FnMut(&str, Roles) -> Option<Roles>,
     ) -> Result<Association<S>, AssociationError> {
         let (mut contexts, mut results) = (BTreeMap::new(), Vec::new());
         for proposed in &self.request.presentation_contexts {
@@ -111,26 +138,56 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Requested<S> {
             };
             results.push(PresentationContextResult { id: proposed.id, reason, transfer_syntax });
         }
+        let mut roles = BTreeMap::new();
+        for (class, proposed) in roles_of(&self.request.user_variables) {
+            let negotiated = contexts.values().any(|context: &Context| context.abstract_syntax == class);
+            if let Some(given) = negotiated.then(|| judge_roles(&class, proposed)).flatten() {
+                roles.insert(class, given);
+            }
+        }
         let answer = Pdu::AssociationAC(AssociationAC {
             protocol_version: 1,
             calling_ae_title: self.request.calling_ae_title.clone(),
             called_ae_title: self.request.called_ae_title.clone(),
             application_context_name: APPLICATION_CONTEXT.into(),
             presentation_contexts: results,
-            user_variables: our_variables(self.pdus.limits.max_pdu),
+            user_variables: our_variables(self.pdus.limits.max_pdu, &roles),
         });
         self.pdus.send(&answer).await?;
         let peer_max = peer_max_pdu(&self.request.user_variables);
-        Ok(Association { pdus: self.pdus, contexts, refused: Vec::new(), peer_max, pending: VecDeque::new() })
+        Ok(Association {
+            pdus: self.pdus,
+            contexts,
+            roles,
+            refused: Vec::new(),
+            peer_max,
+            pending: VecDeque::new(),
+        })
     }
 }
 
-fn our_variables(max_pdu: u32) -> Vec<UserVariableItem> {
-    vec![
+fn our_variables(max_pdu: u32, roles: &BTreeMap<String, Roles>) -> Vec<UserVariableItem> {
+    let mut variables = vec![
         UserVariableItem::MaxLength(max_pdu),
         UserVariableItem::ImplementationClassUID(IMPLEMENTATION_CLASS_UID.into()),
         UserVariableItem::ImplementationVersionName(IMPLEMENTATION_VERSION_NAME.into()),
-    ]
+    ];
+    variables.extend(roles.iter().map(|(class, roles)| {
+        let roles = RequestorRoles { scu: roles.scu, scp: roles.scp };
+        UserVariableItem::ScuScpRoleSelectionSubItem(class.clone(), roles)
+    }));
+    variables
+}
+
+fn roles_of(variables: &[UserVariableItem]) -> BTreeMap<String, Roles> {
+    let role = |item: &UserVariableItem| match item {
+        UserVariableItem::ScuScpRoleSelectionSubItem(class, roles) => {
+            let class = class.trim_end_matches(['\0', ' ']).to_owned();
+            Some((class, Roles { scu: roles.scu, scp: roles.scp }))
+        }
+        _ => None,
+    };
+    variables.iter().filter_map(role).collect()
 }
 
 /// What the peer takes: 0 means without limit (PS3.8 D.1); less than a PDV header is nonsense, and
@@ -158,6 +215,7 @@ pub struct Context {
 
 /// A message's beginning, or the end of the association.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 pub enum Incoming {
     /// A command set, with the context that it came in. Its data set, if it has one, must be read
     /// to its end by [`Association::fragment`] before the next message.
@@ -171,6 +229,8 @@ pub enum Incoming {
 pub struct Association<S> {
     pdus: PduStream<S>,
     contexts: BTreeMap<u8, Context>,
+    /// The requestor's roles, for the SOP classes for which they were negotiated.
+    roles: BTreeMap<String, Roles>,
     /// Abstract syntaxes that the peer refused, with its reason; empty where we are the acceptor.
     refused: Vec<(String, &'static str)>,
     peer_max: u32,
@@ -184,6 +244,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
         calling_ae: &str,
         called_ae: &str,
         contexts: &[(String, Vec<String>)],
+        limits: Limits,
+    ) -> Result<Self, AssociationError> {
+        Self::request_with_roles(stream, calling_ae, called_ae, contexts, &BTreeMap::new(), limits).await
+    }
+
+    /// As [`request`](Self::request), proposing our roles for some of the SOP classes.
+    pub async fn request_with_roles(
+        stream: S,
+        calling_ae: &str,
+        called_ae: &str,
+        contexts: &[(String, Vec<String>)],
+        roles: &BTreeMap<String, Roles>,
         limits: Limits,
     ) -> Result<Self, AssociationError> {
         let mut pdus = PduStream::new(stream, limits);
@@ -203,7 +275,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
             called_ae_title: called_ae.into(),
             application_context_name: APPLICATION_CONTEXT.into(),
             presentation_contexts: proposed.clone(),
-            user_variables: our_variables(limits.max_pdu),
+            user_variables: our_variables(limits.max_pdu, roles),
         }))
         .await?;
         match pdus.next(limits.idle, "A-ASSOCIATE-AC").await? {
@@ -232,7 +304,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
                     })
                     .collect();
                 let peer_max = peer_max_pdu(&answer.user_variables);
-                Ok(Association { pdus, contexts, refused, peer_max, pending: VecDeque::new() })
+                let roles = roles_of(&answer.user_variables);
+                Ok(Association { pdus, contexts, roles, refused, peer_max, pending: VecDeque::new() })
             }
             Pdu::AssociationRJ(rejection) => Err(AssociationError::Rejected(Rejection::of(&rejection))),
             Pdu::AbortRQ { source } => Err(AssociationError::Aborted(abort_words(&source))),
@@ -256,6 +329,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
                 context.abstract_syntax == abstract_syntax && context.transfer_syntax == transfer_syntax
             })
             .map(|(id, _)| *id)
+    }
+
+    /// The first accepted context for a SOP class, with its transfer syntax.
+    pub fn any_context_for(&self, abstract_syntax: &str) -> Option<(u8, String)> {
+        self.contexts
+            .iter()
+            .find(|(_, context)| context.abstract_syntax == abstract_syntax)
+            .map(|(id, context)| (*id, context.transfer_syntax.clone()))
+    }
+
+    /// The requestor's roles for a SOP class.
+    pub fn roles(&self, abstract_syntax: &str) -> Roles {
+        self.roles.get(abstract_syntax).copied().unwrap_or(Roles::DEFAULT)
     }
 
     /// Why the peer refused an abstract syntax, in the words of PS3.8 §9.3.3.2.
@@ -326,6 +412,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
             return Err(AssociationError::Unexpected { found: "a fragment of another context", expected });
         }
         Ok((value.data, value.is_last))
+    }
+
+    /// Reads a data set to its end into memory, at most `max` bytes of it.
+    pub async fn data_set(&mut self, context: u8, max: usize) -> Result<Vec<u8>, AssociationError> {
+        let mut bytes = Vec::new();
+        loop {
+            let (fragment, last) = self.fragment(context).await?;
+            if bytes.len() + fragment.len() > max {
+                return Err(AssociationError::DataSetTooLong { max });
+            }
+            bytes.extend(fragment);
+            if last {
+                return Ok(bytes);
+            }
+        }
     }
 
     /// Sends a command set.
@@ -490,6 +591,30 @@ mod tests {
         assert!(matches!(error, AssociationError::Rejected(Rejection::CALLED_AE)), "{error}");
         assert!(error.to_string().contains("1/1/7"));
         acceptor.await.expect("joined").expect("sent");
+    }
+
+    #[tokio::test]
+    async fn roles_are_given_only_for_accepted_classes() {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let acceptor = tokio::spawn(async move {
+            let requested = Requested::read(ours, LIMITS).await.expect("read");
+            let judge = |class: &str, syntaxes: &[String]| {
+                if class == CT {
+                    Ok(syntaxes[0].clone())
+                } else {
+                    Err(PresentationContextResultReason::AbstractSyntaxNotSupported)
+                }
+            };
+            let association =
+                requested.accept_with_roles(judge, |_, proposed| Some(proposed)).await.expect("accepted");
+            (association.roles(CT), association.roles("1.2.3"))
+        });
+        let wanted = [(CT.to_owned(), Roles::SCP), ("1.2.3".to_owned(), Roles::SCP)].into();
+        let association = Association::request_with_roles(theirs, "SCU", "SCP", &proposal(), &wanted, LIMITS)
+            .await
+            .expect("accepted");
+        assert_eq!((association.roles(CT), association.roles("1.2.3")), (Roles::SCP, Roles::DEFAULT));
+        assert_eq!(acceptor.await.expect("joined"), (Roles::SCP, Roles::DEFAULT));
     }
 
     async fn first_bytes(bytes: &[u8]) -> AssociationError {

@@ -56,6 +56,12 @@ pub enum AssociationError {
         /// What had to come.
         expected: &'static str,
     },
+    /// A data set longer than the service needs.
+    #[error("the peer sent a data set of more than {max} bytes")]
+    DataSetTooLong {
+        /// What we take.
+        max: usize,
+    },
     /// A command set that cannot be read.
     #[error(transparent)]
     Command(#[from] CommandError),

@@ -9,15 +9,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::association::{Association, Incoming, Limits};
 use super::dimse::{C_ECHO_RQ, C_STORE_RQ, Command};
-use super::part_ten;
 use super::services::{IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION};
 use super::status::{Class, class_of};
-use super::tls;
+use super::{part_ten, peer};
 use crate::deliver::sender::exchange_store;
 use crate::phi::Phi;
 
@@ -86,23 +83,9 @@ impl Target {
         with_echo: bool,
         report: &mut (dyn FnMut(Step<'_>) + Send),
     ) -> anyhow::Result<usize> {
-        let seconds = self.wait.as_secs();
-        let stream = tokio::time::timeout(self.wait, TcpStream::connect(&self.address))
+        let stream = peer::open(&self.address, self.tls.as_ref(), self.wait)
             .await
-            .map_err(|_| {
-                anyhow!("{}: no answer in {seconds} s; check host, port and firewall", self.address)
-            })?
-            .with_context(|| format!("{} cannot be reached; check host and port", self.address))?;
-        stream.set_nodelay(true)?;
-        let Some(config) = &self.tls else {
-            return self.associate(stream, instances, with_echo, report).await;
-        };
-        let connector = TlsConnector::from(config.clone());
-        let connecting = connector.connect(tls::server_name(&self.address), stream);
-        let stream = tokio::time::timeout(self.wait, connecting)
-            .await
-            .map_err(|_| anyhow!("{}: no TLS handshake in {seconds} s", self.address))?
-            .with_context(|| format!("{}: the TLS handshake failed", self.address))?;
+            .with_context(|| format!("{}: check host, port, firewall and certificates", self.address))?;
         self.associate(stream, instances, with_echo, report).await
     }
 

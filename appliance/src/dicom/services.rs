@@ -10,6 +10,20 @@ use super::association::Judgement;
 pub const VERIFICATION: &str = "1.2.840.10008.1.1";
 /// Comprehensive 3D SR Storage, the class of our results.
 pub const COMPREHENSIVE_3D_SR: &str = "1.2.840.10008.5.1.4.1.1.88.34";
+/// Study Root Query/Retrieve, FIND.
+pub const STUDY_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
+/// Study Root Query/Retrieve, MOVE.
+pub const STUDY_ROOT_MOVE: &str = "1.2.840.10008.5.1.4.1.2.2.2";
+/// Study Root Query/Retrieve, GET.
+pub const STUDY_ROOT_GET: &str = "1.2.840.10008.5.1.4.1.2.2.3";
+/// Storage Commitment Push Model.
+pub const STORAGE_COMMITMENT: &str = "1.2.840.10008.1.20.1";
+/// The well-known instance of Storage Commitment Push Model (PS3.4 J.3.5).
+pub const STORAGE_COMMITMENT_INSTANCE: &str = "1.2.840.10008.1.20.1.1";
+/// Modality Performed Procedure Step.
+pub const PROCEDURE_STEP: &str = "1.2.840.10008.3.1.2.3.3";
+/// Instance Availability Notification.
+pub const AVAILABILITY: &str = "1.2.840.10008.5.1.4.33";
 /// Explicit VR Little Endian.
 pub const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
 /// Implicit VR Little Endian.

@@ -20,11 +20,9 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::receive::{Receiver, Sender};
+use super::session;
 use crate::audit::{Event, EventKind, Outcome};
-use crate::dicom::association::{AssociationError, Incoming, Limits, Rejection, Requested};
-use crate::dicom::dimse::{C_ECHO_RQ, C_STORE_RQ};
-use crate::dicom::services;
-use crate::dicom::status;
+use crate::dicom::association::{AssociationError, Limits, Rejection, Requested};
 use crate::dicom::tls::{Trust, explain_handshake};
 use crate::store::ledger::LedgerError;
 
@@ -359,52 +357,12 @@ impl Listener {
         }
         metrics::counter!("lightbox_associations_total", "outcome" => "accepted").increment(1);
         let sender = Sender { peer: peer.name.clone(), calling_ae };
-        if let Err(error) = self.messages(requested, &sender).await {
+        if let Err(error) = session::run(&self.receiver, requested, &sender).await {
             tracing::info!(
                 peer = peer.name,
                 reason = error.to_string(),
                 "association ended without a release"
             );
-        }
-    }
-
-    async fn messages<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        requested: Requested<S>,
-        sender: &Sender,
-    ) -> Result<(), AssociationError> {
-        let mut association = requested.accept(services::judge).await?;
-        loop {
-            let step = async {
-                match association.next().await? {
-                    Incoming::Release => Ok(false),
-                    Incoming::Command(context, command) => {
-                        let response = match command.field {
-                            C_ECHO_RQ => command.response(status::SUCCESS, None),
-                            C_STORE_RQ => {
-                                self.receiver.store(&mut association, context, &command, sender).await?
-                            }
-                            _ if command.has_data_set => {
-                                return Err(AssociationError::Unexpected {
-                                    found: "a request of a service that was not negotiated",
-                                    expected: "C-STORE or C-ECHO",
-                                });
-                            }
-                            _ => command.response(status::UNRECOGNIZED_OPERATION, None),
-                        };
-                        association.send_command(context, &response).await?;
-                        Ok(true)
-                    }
-                }
-            };
-            match step.await {
-                Ok(true) => {}
-                Ok(false) => return association.answer_release().await,
-                Err(error) => {
-                    association.abort(&error).await;
-                    return Err(error);
-                }
-            }
         }
     }
 

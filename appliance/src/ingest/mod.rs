@@ -6,4 +6,5 @@ pub mod listener;
 pub mod orders;
 pub mod receive;
 pub mod rules;
+pub mod session;
 pub mod status;

@@ -132,7 +132,7 @@ pub(super) fn socket(key: &str, value: &str, problems: &mut Problems<'_>) {
 }
 
 fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
-    let ranges: [(&str, u64, u64, u64); 19] = [
+    let ranges: [(&str, u64, u64, u64); 22] = [
         ("dicom.max_pdu_bytes", file.dicom.max_pdu_bytes.into(), 4096, 1_048_576),
         ("dicom.max_associations", file.dicom.max_associations.into(), 1, 1024),
         ("dicom.handshake_timeout_seconds", file.dicom.handshake_timeout_seconds, 1, 120),
@@ -146,6 +146,9 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
         ("orders.message_timeout_seconds", file.orders.message_timeout_seconds, 1, 600),
         ("orders.idle_timeout_seconds", file.orders.idle_timeout_seconds, 1, 86_400),
         ("orders.connections_per_source", file.orders.connections_per_source.into(), 1, 256),
+        ("query.deadline_seconds", file.query.deadline_seconds, 1, 3600),
+        ("query.retrieve_deadline_seconds", file.query.retrieve_deadline_seconds, 1, 86_400),
+        ("query.max_matches", file.query.max_matches as u64, 1, 100_000),
         ("infer.threads", file.infer.threads as u64, 1, 256),
         ("deliver.retry_first_seconds", file.deliver.retry_first_seconds, 1, 3600),
         ("deliver.retry_max_seconds", file.deliver.retry_max_seconds, 1, 86_400),
@@ -205,10 +208,11 @@ fn check_peers(file: &SiteFile, problems: &mut Problems<'_>) {
     for (index, peer) in file.peer.iter().enumerate() {
         let key = format!("peer[{index}]");
         ae_title(&format!("{key}.ae_title"), &peer.ae_title, problems);
-        if peer.may.contains(&Capability::Receive) && peer.address.is_none() {
+        let called = [Capability::Receive, Capability::Query, Capability::Retrieve];
+        if called.iter().any(|capability| peer.may.contains(capability)) && peer.address.is_none() {
             problems.add(
                 format!("{key}.address"),
-                "a peer that may receive needs an address",
+                "a peer that may receive, or be queried or retrieved from, needs an address",
                 "add e.g. address = \"pacs.example.org:2762\"",
             );
         }

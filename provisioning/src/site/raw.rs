@@ -35,6 +35,9 @@ pub struct SiteFile {
     /// How results are sent, for all destinations.
     #[serde(default)]
     pub deliver: Deliver,
+    /// How PACS are queried, and studies retrieved from them.
+    #[serde(default)]
+    pub query: Query,
     /// DICOM peers: application entities that may send to this box or receive from it.
     #[serde(default)]
     pub peer: Vec<Peer>,
@@ -287,6 +290,24 @@ impl Default for Deliver {
     }
 }
 
+/// `[query]`: how PACS are queried (C-FIND), and studies retrieved from them (C-MOVE, C-GET).
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Query {
+    /// Time for a whole query with all its answers, in seconds; then it is cancelled.
+    pub deadline_seconds: u64,
+    /// Time for a whole retrieval, in seconds; then it is cancelled. What has come by then is kept.
+    pub retrieve_deadline_seconds: u64,
+    /// Answers that one query takes at most; the rest is cancelled.
+    pub max_matches: usize,
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Query { deadline_seconds: 30, retrieve_deadline_seconds: 600, max_matches: 1000 }
+    }
+}
+
 /// What is sent for a model that could not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -309,7 +330,11 @@ pub struct Peer {
     pub address: Option<String>,
     /// How its certificate is known. Needed unless `plaintext = true`.
     pub certificate: Option<Certificate>,
-    /// What it may do: `send` objects to us (C-STORE, C-ECHO), `receive` results from us.
+    /// What it may do, and what may be done with it. `send`: send objects to us (C-STORE), tell us of
+    /// them (MPPS, Instance Availability Notification) and ask us to commit to them (storage
+    /// commitment). `announce`: only tell us of objects. `commit`: only ask us to commit. `receive`: be
+    /// sent results by us. `query`: be queried by us (C-FIND). `retrieve`: be asked by us for studies
+    /// (C-MOVE, C-GET), and so send objects to us. C-ECHO is open to each of them.
     #[serde(default = "default_may")]
     pub may: Vec<Capability>,
     /// Talk to it without TLS. Needs `dicom.allow_plaintext = true`.
@@ -325,10 +350,18 @@ fn default_may() -> Vec<Capability> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Capability {
-    /// C-STORE and C-ECHO to us.
+    /// C-STORE to us, and what goes with it: MPPS, Instance Availability Notification, storage commitment.
     Send,
     /// Be sent results by us.
     Receive,
+    /// Be queried by us (C-FIND).
+    Query,
+    /// Be asked by us for studies (C-MOVE, C-GET), which it then sends to us.
+    Retrieve,
+    /// MPPS and Instance Availability Notification to us.
+    Announce,
+    /// Storage commitment requests to us.
+    Commit,
 }
 
 /// How a certificate is known: exactly one of the three.

@@ -59,7 +59,11 @@ fn facts(page: &Page<'_>, peer: &Peer, received: Option<i64>) -> Markup {
             }
             dt { "May" } dd {
                 @if peer.may.contains(&Capability::Send) { span.tag { "send to us" } " " }
-                @if peer.may.contains(&Capability::Receive) { span.tag { "receive results" } }
+                @if peer.may.contains(&Capability::Receive) { span.tag { "receive results" } " " }
+                @if peer.may.contains(&Capability::Query) { span.tag { "be queried" } " " }
+                @if peer.may.contains(&Capability::Retrieve) { span.tag { "be retrieved from" } " " }
+                @if peer.may.contains(&Capability::Announce) { span.tag { "announce" } " " }
+                @if peer.may.contains(&Capability::Commit) { span.tag { "ask for commitment" } }
             }
             @if !destinations.is_empty() { dt { "Destination" } dd { a href="/queue" { (destinations.join(", ")) } } }
             dt { "Last instance" } dd { @match received {
