@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use lightbox::cli::{audit, conformance, demo, phantom, queue, rules, send, serve, site, studies};
+use lightbox::cli::{audit, conformance, demo, orders, phantom, queue, rules, send, serve, site, studies};
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
 use lightbox_provisioning::site::SiteError;
@@ -30,6 +30,7 @@ enum Verb {
     Rules(rules::Args),
     Studies(studies::Args),
     Queue(queue::Args),
+    Orders(orders::Args),
     Audit(audit::Args),
     Send(send::Args),
     Phantom(phantom::Args),
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Rules(args) => args.run(),
         Verb::Studies(args) => args.run(),
         Verb::Queue(args) => args.run(),
+        Verb::Orders(args) => args.run(),
         Verb::Audit(args) => args.run(),
         Verb::Send(args) => args.run(),
         Verb::Phantom(args) => args.run(),

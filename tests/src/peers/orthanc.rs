@@ -37,7 +37,7 @@ impl Orthanc {
             "Name": "PACS", "StorageDirectory": folder.join("db"), "IndexDirectory": folder.join("db"),
             "HttpPort": http, "RemoteAccessAllowed": false, "AuthenticationEnabled": false,
             "DicomPort": port, "DicomAet": AE_TITLE, "DicomCheckCalledAet": true,
-            "DicomAlwaysAllowStore": true, "DicomAlwaysAllowEcho": true, "DicomTlsEnabled": true,
+            "DicomAlwaysAllowStore": true, "DicomAlwaysAllowEcho": true, "DicomAlwaysAllowFind": true, "DicomTlsEnabled": true,
             "DicomTlsCertificate": identity.certificate, "DicomTlsPrivateKey": identity.key,
             "DicomTlsTrustedCertificates": hospital.ca(), "DicomTlsRemoteCertificateRequired": true,
             "OverwriteInstances": false, "Plugins": [],

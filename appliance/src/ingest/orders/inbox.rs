@@ -229,3 +229,6 @@ pub fn raw(connection: &Connection, id: i64) -> Result<Phi<Vec<u8>>, LedgerError
         .optional()?
         .ok_or(LedgerError::NotFound("message"))
 }
+
+#[cfg(test)]
+mod tests;
