@@ -4,6 +4,7 @@
 //! Nothing listens before the whole configuration is checked, the ledger is open, its index agrees
 //! with the objects, and what an earlier start left under way is queued again.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::admin::{self, AdminState, Listening, ModelLine};
 use crate::audit::{self, Event, EventKind};
 use crate::clock::SharedClock;
 use crate::config::{Config, chain};
+use crate::deliver::commit::Asker;
 use crate::deliver::queue::{Backoff, Queue};
 use crate::deliver::sender::Route;
 use crate::dicom::peer::RemoteAe;
@@ -33,6 +35,7 @@ use crate::dicom::tls::TlsError;
 use crate::infer;
 use crate::infer::engine::EngineHandle;
 use crate::infer::onnx::OnnxEngine;
+use crate::ingest::commitment::Commitments;
 use crate::ingest::completion;
 use crate::ingest::completion::evidence::CountedSeries;
 use crate::ingest::completion::policy::Policy;
@@ -40,6 +43,7 @@ use crate::ingest::completion::watch::{Answer, AskCount, Watcher};
 use crate::ingest::listener::Listener;
 use crate::ingest::orders;
 use crate::ingest::receive::Receiver;
+use crate::ingest::session::Services;
 use crate::pipeline::Pipeline;
 use crate::store::index::{self, MendError};
 use crate::store::ledger::{Ledger, LedgerError};
@@ -247,9 +251,12 @@ impl Daemon {
             clock: clock.clone(),
             ae_title: file.appliance.ae_title.clone(),
         };
+        let commitments = commitments(&config, &store, &clock)?;
+        tasks.spawn(commitments.clone().run(stopped.clone()));
+        let services = Services::new(&site, receiver.clone(), commitments);
         let server = config.peers.server_config(&config.identity)?;
-        let listener =
-            Arc::new(Listener::new(&site, receiver, config.peers.clone(), TlsAcceptor::from(server)));
+        let tls = TlsAcceptor::from(server);
+        let listener = Arc::new(Listener::new(&site, receiver, services, config.peers.clone(), tls));
         tasks.spawn(listener.clone().run(dicom, true, stopped.clone()));
         let plaintext_at = plaintext.map(|(port, bound)| {
             tracing::warn!(
@@ -455,6 +462,32 @@ fn engine_fault(engine: Option<EngineHandle>) -> Arc<dyn Fn() -> Option<String> 
     })
 }
 
+/// When what failed is tried again.
+fn backoff(site: &Site) -> Backoff {
+    let deliver = &site.file.deliver;
+    Backoff {
+        first: Duration::from_secs(deliver.retry_first_seconds),
+        longest: Duration::from_secs(deliver.retry_max_seconds),
+        give_up: Duration::from_secs(deliver.give_up_hours * 3600),
+    }
+}
+
+/// The storage commitment service, with the ways to the peers that it reports to.
+fn commitments(config: &Config, store: &Store, clock: &SharedClock) -> Result<Commitments, TlsError> {
+    let mut peers = BTreeMap::new();
+    for peer in &config.site.file.peer {
+        let way = RemoteAe::of_site(&config.site, peer, &config.identity, config.roots.as_ref())?;
+        peers.extend(way.map(|way| (peer.name.clone(), way)));
+    }
+    Ok(Commitments {
+        ledger: store.ledger.clone(),
+        clock: clock.clone(),
+        backoff: backoff(&config.site),
+        peers: Arc::new(peers),
+        wake: Arc::new(Notify::new()),
+    })
+}
+
 fn spawn_queues(
     config: &Config,
     store: &Store,
@@ -463,19 +496,17 @@ fn spawn_queues(
     stopped: &watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
 ) -> Result<(), StartError> {
-    let deliver = &config.site.file.deliver;
     let queue = Queue {
         ledger: store.ledger.clone(),
         results: store.results.clone(),
         clock: clock.clone(),
-        backoff: Backoff {
-            first: Duration::from_secs(deliver.retry_first_seconds),
-            longest: Duration::from_secs(deliver.retry_max_seconds),
-            give_up: Duration::from_secs(deliver.give_up_hours * 3600),
-        },
+        backoff: backoff(&config.site),
     };
     for (destination, wake) in config.site.file.destination.iter().zip(wakes) {
         let route = Route::new(&config.site, destination, &config.identity, config.roots.as_ref())?;
+        if let Some(asker) = Asker::new(config, destination, &queue)? {
+            tasks.spawn(asker.run(stopped.clone()));
+        }
         if let Some(route) = route {
             tasks.spawn(queue.clone().run(route, wake.clone(), stopped.clone()));
         }

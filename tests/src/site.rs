@@ -94,6 +94,23 @@ impl Site {
         ))
     }
 
+    /// The same site, in which the peer with that AE title has an address on this machine.
+    #[must_use]
+    pub fn with_address(mut self, ae_title: &str, port: u16) -> Self {
+        let line = format!("ae_title = {ae_title:?}\n");
+        assert!(self.tables.contains(&line), "there is no peer {ae_title}");
+        self.tables = self.tables.replace(&line, &format!("{line}address = \"127.0.0.1:{port}\"\n"));
+        self
+    }
+
+    /// The same site, listening for DICOM over TLS on that port.
+    #[must_use]
+    pub fn dicom_listen(mut self, port: u16) -> Self {
+        self.dicom =
+            self.dicom.replace("listen = \"127.0.0.1:0\"", &format!("listen = \"127.0.0.1:{port}\""));
+        self
+    }
+
     /// A peer that may send, its certificate issued by the authority for `certificate_name`.
     pub fn sender_by_name(self, name: &str, ae_title: &str, certificate_name: &str) -> Self {
         self.text(&format!(
@@ -104,7 +121,7 @@ impl Site {
     /// A peer that receives, and the destination of the same name.
     pub fn receiver(self, name: &str, ae_title: &str, port: u16, identity: &Identity) -> Self {
         self.text(&format!(
-            "[[peer]]\nname = {name:?}\nae_title = {ae_title:?}\naddress = \"127.0.0.1:{port}\"\ncertificate = {{ sha256 = {:?} }}\nmay = [\"receive\"]\n\n[[destination]]\nname = {name:?}\ndicom = {{ peer = {name:?} }}",
+            "[[peer]]\nname = {name:?}\nae_title = {ae_title:?}\naddress = \"127.0.0.1:{port}\"\ncertificate = {{ sha256 = {:?} }}\nmay = [\"receive\", \"query\"]\n\n[[destination]]\nname = {name:?}\ndicom = {{ peer = {name:?} }}",
             identity.sha256
         ))
     }

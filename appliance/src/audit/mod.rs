@@ -44,6 +44,16 @@ pub enum EventKind {
     ResultDeadLetter,
     /// A person looked at, or changed, something (110103, 110106).
     OperatorAction,
+    /// A peer told of a study: a performed procedure step, or the availability of instances (110104).
+    StudyAnnounced,
+    /// A peer asked us to commit to instances.
+    CommitmentAsked,
+    /// We told a peer what we commit to, or gave up telling it.
+    CommitmentReported,
+    /// A destination committed to a result, or did not.
+    ResultCommitted,
+    /// Studies were asked for at a peer: queried (110112) or retrieved (110107).
+    PeerQueried,
     /// The ledger's instance index was rebuilt or mended from the objects.
     IndexRebuilt,
 }
@@ -67,6 +77,11 @@ impl EventKind {
             EventKind::ResultSent => "result-sent",
             EventKind::ResultDeadLetter => "result-dead-letter",
             EventKind::OperatorAction => "operator-action",
+            EventKind::StudyAnnounced => "study-announced",
+            EventKind::CommitmentAsked => "commitment-asked",
+            EventKind::CommitmentReported => "commitment-reported",
+            EventKind::ResultCommitted => "result-committed",
+            EventKind::PeerQueried => "peer-queried",
             EventKind::IndexRebuilt => "index-rebuilt",
         }
     }

@@ -7,6 +7,7 @@
 //! request, decides with everything it knows, and answers.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason, AssociationAC, AssociationRQ, PDataValue, PDataValueType, Pdu,
@@ -369,6 +370,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
         }
     }
 
+    /// Whether the peer says something, or closes, within that time. Reads nothing of it, so the next
+    /// message can be read as a whole afterwards.
+    pub async fn speaks_within(&mut self, within: Duration) -> bool {
+        !self.pending.is_empty() || self.pdus.arrives_within(within).await
+    }
+
     /// The next message's command set, or the peer's wish to release.
     pub async fn next(&mut self) -> Result<Incoming, AssociationError> {
         let expected = "a command";
@@ -518,8 +525,6 @@ fn refusal_words(reason: &PresentationContextResultReason) -> Option<&'static st
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const LIMITS: Limits =

@@ -203,6 +203,11 @@ impl Command {
         Ok(command)
     }
 
+    /// Whether it is a request, C-CANCEL aside.
+    pub fn is_request(&self) -> bool {
+        self.field & 0x8000 == 0 && self.field != C_CANCEL_RQ
+    }
+
     /// Whether it names the message that it answers: responses do, and C-CANCEL.
     fn answers(&self) -> bool {
         self.field & 0x8000 != 0 || self.field == C_CANCEL_RQ

@@ -213,6 +213,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PduStream<S> {
         }
     }
 
+    /// Whether bytes are here or come within that time; the end of the stream counts as well.
+    pub(super) async fn arrives_within(&mut self, within: Duration) -> bool {
+        !self.buffer.is_empty() || timeout(within, self.stream.read_buf(&mut self.buffer)).await.is_ok()
+    }
+
     /// The next PDU, if all of it is here. Lengths are judged from the first six bytes.
     fn take_buffered(&mut self) -> Result<Option<Pdu>, AssociationError> {
         let Some(head) = self.buffer.first_chunk::<6>() else {

@@ -4,7 +4,10 @@ use dicom_encoding::TransferSyntaxIndex;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 use dicom_ul::pdu::PresentationContextResultReason;
 
-use super::association::Judgement;
+use lightbox_provisioning::site::{Capability, Destination, Peer, Site};
+
+use super::association::{Judgement, Roles};
+use super::data_set;
 
 /// Verification SOP class.
 pub const VERIFICATION: &str = "1.2.840.10008.1.1";
@@ -49,18 +52,78 @@ pub fn is_storage(abstract_syntax: &str) -> bool {
         || !abstract_syntax.starts_with("1.2.840.10008.")
 }
 
-/// Judges a proposed presentation context. Of the transfer syntaxes the first that we know is
-/// taken: the order is the sender's wish, and data sets are kept as they come.
-pub fn judge(abstract_syntax: &str, transfer_syntaxes: &[String]) -> Judgement {
-    if abstract_syntax != VERIFICATION && !is_storage(abstract_syntax) {
-        return Err(PresentationContextResultReason::AbstractSyntaxNotSupported);
+/// What a peer that opens an association may do in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Store instances (C-STORE).
+    pub store: bool,
+    /// Tell of performed procedure steps and of the availability of instances.
+    pub announce: bool,
+    /// Ask us to commit to instances (N-ACTION).
+    pub commit: bool,
+    /// Report to us what it commits to (N-EVENT-REPORT), as SCP on an association that it opens.
+    pub report: bool,
+}
+
+impl Permissions {
+    /// All of them.
+    pub const ALL: Permissions = Permissions { store: true, announce: true, commit: true, report: true };
+
+    /// What the site file lets a peer do. Who may send may also tell of what it sends and ask us to
+    /// commit to it; who is asked for studies sends them; who is asked to commit reports.
+    pub fn of(site: &Site, peer: &Peer) -> Self {
+        let may = |capability| peer.may.contains(&capability);
+        let asked_to_commit = |destination: &Destination| {
+            destination.dicom.as_ref().is_some_and(|dicom| dicom.commit && dicom.peer == peer.name)
+        };
+        Permissions {
+            store: may(Capability::Send) || may(Capability::Retrieve),
+            announce: may(Capability::Send) || may(Capability::Announce),
+            commit: may(Capability::Send) || may(Capability::Commit),
+            report: site.file.destination.iter().any(asked_to_commit),
+        }
     }
-    transfer_syntaxes
-        .iter()
-        .map(|uid| uid.trim_end_matches(['\0', ' ']))
-        .find(|uid| TransferSyntaxRegistry.get(uid).is_some())
-        .map(str::to_owned)
-        .ok_or(PresentationContextResultReason::TransferSyntaxesNotSupported)
+
+    /// Whether it may open an association at all.
+    pub fn any(self) -> bool {
+        self != Permissions::default()
+    }
+
+    /// Judges a proposed presentation context. Of the transfer syntaxes the first that we know is
+    /// taken: the order is the sender's wish, and instances are kept as they come. The data sets of
+    /// the other services are read here, in Explicit or Implicit VR Little Endian.
+    pub fn judge(self, abstract_syntax: &str, transfer_syntaxes: &[String]) -> Judgement {
+        let known: fn(&str) -> bool = match abstract_syntax {
+            VERIFICATION => |uid| TransferSyntaxRegistry.get(uid).is_some(),
+            STORAGE_COMMITMENT if self.commit || self.report => data_set::is_supported,
+            PROCEDURE_STEP | AVAILABILITY if self.announce => data_set::is_supported,
+            class if self.store && is_storage(class) => |uid| TransferSyntaxRegistry.get(uid).is_some(),
+            _ => return Err(PresentationContextResultReason::AbstractSyntaxNotSupported),
+        };
+        transfer_syntaxes
+            .iter()
+            .map(|uid| uid.trim_end_matches(['\0', ' ']))
+            .find(|uid| known(uid))
+            .map(str::to_owned)
+            .ok_or(PresentationContextResultReason::TransferSyntaxesNotSupported)
+    }
+
+    /// Which of the proposed roles the requestor gets: `None` where there is nothing to negotiate.
+    pub fn judge_roles(self, abstract_syntax: &str, proposed: Roles) -> Option<Roles> {
+        match abstract_syntax {
+            STORAGE_COMMITMENT => {
+                Some(Roles { scu: proposed.scu && self.commit, scp: proposed.scp && self.report })
+            }
+            // We never send over an association that somebody else opened.
+            class if is_storage(class) => Some(Roles { scu: proposed.scu, scp: false }),
+            _ => None,
+        }
+    }
+}
+
+/// Judges a proposed presentation context of a peer that may do everything.
+pub fn judge(abstract_syntax: &str, transfer_syntaxes: &[String]) -> Judgement {
+    Permissions::ALL.judge(abstract_syntax, transfer_syntaxes)
 }
 
 /// The transfer syntaxes that we accept, with their names, by UID.
@@ -80,6 +143,24 @@ mod tests {
         assert!(is_storage("1.3.12.2.1107.5.9.1"));
         assert!(!is_storage("1.2.840.10008.5.1.4.1.2.2.1"));
         assert!(!is_storage(VERIFICATION));
+    }
+
+    #[test]
+    fn each_service_needs_its_permission_and_a_syntax_that_it_reads() {
+        let offered = ["1.2.840.10008.1.2.2".to_owned(), EXPLICIT_VR_LITTLE_ENDIAN.to_owned()];
+        let explicit = Ok(EXPLICIT_VR_LITTLE_ENDIAN.to_owned());
+        let refused = Err(PresentationContextResultReason::AbstractSyntaxNotSupported);
+        let announcer = Permissions { announce: true, ..Permissions::default() };
+        assert_eq!(announcer.judge(PROCEDURE_STEP, &offered), explicit);
+        assert_eq!(announcer.judge(STORAGE_COMMITMENT, &offered), refused);
+        assert_eq!(announcer.judge("1.2.840.10008.5.1.4.1.1.2", &offered), refused);
+        assert_eq!(announcer.judge(VERIFICATION, &offered), Ok(offered[0].clone()));
+        let reporter = Permissions { report: true, ..Permissions::default() };
+        assert_eq!(reporter.judge(STORAGE_COMMITMENT, &offered), explicit);
+        assert_eq!(reporter.judge_roles(STORAGE_COMMITMENT, Roles::SCP), Some(Roles::SCP));
+        let none = Roles { scu: false, scp: false };
+        assert_eq!(announcer.judge_roles(STORAGE_COMMITMENT, Roles::SCP), Some(none));
+        assert_eq!(judge(STUDY_ROOT_FIND, &offered), refused);
     }
 
     #[test]

@@ -10,6 +10,28 @@ pub const DATA_SET_MISMATCH: u16 = 0xA900;
 pub const CANNOT_UNDERSTAND: u16 = 0xC000;
 /// Processing failure.
 pub const PROCESSING_FAILURE: u16 = 0x0110;
+/// Invalid attribute value.
+pub const INVALID_ATTRIBUTE_VALUE: u16 = 0x0106;
+/// Duplicate SOP instance.
+pub const DUPLICATE_INSTANCE: u16 = 0x0111;
+/// No such object instance.
+pub const NO_SUCH_INSTANCE: u16 = 0x0112;
+/// No such event type.
+pub const NO_SUCH_EVENT: u16 = 0x0113;
+/// Invalid argument value.
+pub const INVALID_ARGUMENT: u16 = 0x0115;
+/// Invalid object instance: its UID cannot be used.
+pub const INVALID_INSTANCE: u16 = 0x0117;
+/// Class-instance conflict.
+pub const CLASS_INSTANCE_CONFLICT: u16 = 0x0119;
+/// Missing attribute.
+pub const MISSING_ATTRIBUTE: u16 = 0x0120;
+/// No such action.
+pub const NO_SUCH_ACTION: u16 = 0x0123;
+/// Refused: not authorized.
+pub const NOT_AUTHORIZED: u16 = 0x0124;
+/// Resource limitation.
+pub const RESOURCE_LIMITATION: u16 = 0x0213;
 /// SOP class not supported.
 pub const SOP_CLASS_NOT_SUPPORTED: u16 = 0x0122;
 /// Unrecognized operation.

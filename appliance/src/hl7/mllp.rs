@@ -150,9 +150,12 @@ where
     if !decoder.is_within_message() {
         let mut chunk = [0_u8; 4096];
         let read = tokio::time::timeout(idle, stream.read(&mut chunk)).await;
-        match read.map_err(|_| MllpError::TimedOut(idle))?? {
-            0 => return Ok(None),
-            count => decoder.push(&chunk[..count]),
+        match read.map_err(|_| MllpError::TimedOut(idle))? {
+            Ok(0) => return Ok(None),
+            // Many senders hang up without the alert that ends TLS.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error.into()),
+            Ok(count) => decoder.push(&chunk[..count]),
         }
     }
     let message = tokio::time::timeout(timeout, read_message(stream, decoder)).await;

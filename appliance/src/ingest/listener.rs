@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lightbox_provisioning::site::{Capability, Site};
+use lightbox_provisioning::site::Site;
 use rusqlite::params;
 use rustls::pki_types::UnixTime;
 use serde_json::json;
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::receive::{Receiver, Sender};
-use super::session;
+use super::session::{self, Services};
 use crate::audit::{Event, EventKind, Outcome};
 use crate::dicom::association::{AssociationError, Limits, Rejection, Requested};
 use crate::dicom::tls::{Trust, explain_handshake};
@@ -44,6 +44,7 @@ struct PeerPolicy {
 /// The listener's policy and means; shared by all connections.
 pub struct Listener {
     receiver: Receiver,
+    services: Services,
     trust: Arc<Trust>,
     tls: TlsAcceptor,
     peers: Vec<PeerPolicy>,
@@ -93,10 +94,17 @@ struct Refusal {
 
 impl Listener {
     /// A listener with the site's policy.
-    pub fn new(site: &Site, receiver: Receiver, trust: Arc<Trust>, tls: TlsAcceptor) -> Self {
+    pub fn new(
+        site: &Site,
+        receiver: Receiver,
+        services: Services,
+        trust: Arc<Trust>,
+        tls: TlsAcceptor,
+    ) -> Self {
         let dicom = &site.file.dicom;
         Listener {
             receiver,
+            services,
             trust,
             tls,
             peers: site
@@ -106,7 +114,7 @@ impl Listener {
                 .map(|peer| PeerPolicy {
                     name: peer.name.clone(),
                     ae_title: peer.ae_title.clone(),
-                    may_send: peer.may.contains(&Capability::Send),
+                    may_send: session::may_open(site, peer),
                     plaintext: peer.plaintext,
                 })
                 .collect(),
@@ -357,7 +365,7 @@ impl Listener {
         }
         metrics::counter!("lightbox_associations_total", "outcome" => "accepted").increment(1);
         let sender = Sender { peer: peer.name.clone(), calling_ae };
-        if let Err(error) = session::run(&self.receiver, requested, &sender).await {
+        if let Err(error) = self.services.run(requested, &sender).await {
             tracing::info!(
                 peer = peer.name,
                 reason = error.to_string(),

@@ -1,6 +1,8 @@
 //! Stage 1, ingest: associations accepted, instances made durable and acknowledged, studies closed
 //! on evidence, and routed by rules.
 
+pub mod announce;
+pub mod commitment;
 pub mod completion;
 pub mod listener;
 pub mod orders;

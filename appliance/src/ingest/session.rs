@@ -1,48 +1,248 @@
 //! What is done in an association that was accepted: its messages, one after the other, each to its
 //! service.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use lightbox_provisioning::site::Site;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::announce;
+use super::commitment::{Commitments, SILENCE};
 use super::receive::{Receiver, Sender};
-use crate::dicom::association::{AssociationError, Incoming, Requested};
-use crate::dicom::dimse::{C_ECHO_RQ, C_STORE_RQ};
-use crate::dicom::{services, status};
+use super::status::of_service_error;
+use crate::dicom::association::{Association, AssociationError, Incoming, Requested};
+use crate::dicom::commitment::{INFORMATION_MAX, Report};
+use crate::dicom::data_set::DataSet;
+use crate::dicom::dimse::{
+    C_ECHO_RQ, C_STORE_RQ, Command, N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RQ, N_EVENT_REPORT_RSP, N_SET_RQ,
+};
+use crate::dicom::services::{self, AVAILABILITY, PROCEDURE_STEP, Permissions, STORAGE_COMMITMENT};
+use crate::dicom::status;
+use crate::store::commitments::Due;
+use crate::store::deliveries;
 
-/// Accepts the association and serves its messages until it is released; an error ends it.
-pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
-    receiver: &Receiver,
-    requested: Requested<S>,
-    sender: &Sender,
-) -> Result<(), AssociationError> {
-    let mut association = requested.accept(services::judge).await?;
-    loop {
-        let step = async {
-            match association.next().await? {
-                Incoming::Release => Ok(false),
-                Incoming::Command(context, command) => {
-                    let response = match command.field {
-                        C_ECHO_RQ => command.response(status::SUCCESS, None),
-                        C_STORE_RQ => receiver.store(&mut association, context, &command, sender).await?,
-                        _ if command.has_data_set => {
-                            return Err(AssociationError::Unexpected {
-                                found: "a request of a service that was not negotiated",
-                                expected: "C-STORE or C-ECHO",
-                            });
-                        }
-                        _ => command.response(status::UNRECOGNIZED_OPERATION, None),
-                    };
-                    association.send_command(context, &response).await?;
-                    Ok(true)
+/// The services of an association; shared by all.
+#[derive(Clone)]
+pub struct Services {
+    receiver: Receiver,
+    commitments: Commitments,
+    permissions: Arc<BTreeMap<String, Permissions>>,
+    /// The destinations that report to us what they commit to, by peer.
+    committing: Arc<BTreeMap<String, Vec<String>>>,
+}
+
+impl Services {
+    /// The services with the site's permissions.
+    pub fn new(site: &Site, receiver: Receiver, commitments: Commitments) -> Self {
+        let permissions =
+            site.file.peer.iter().map(|peer| (peer.name.clone(), Permissions::of(site, peer))).collect();
+        let mut committing: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for destination in &site.file.destination {
+            if let Some(dicom) = destination.dicom.as_ref().filter(|dicom| dicom.commit) {
+                committing.entry(dicom.peer.clone()).or_default().push(destination.name.clone());
+            }
+        }
+        Services {
+            receiver,
+            commitments,
+            permissions: Arc::new(permissions),
+            committing: Arc::new(committing),
+        }
+    }
+
+    /// Accepts the association and serves its messages until it is released; an error ends it.
+    pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        requested: Requested<S>,
+        sender: &Sender,
+    ) -> Result<(), AssociationError> {
+        let permissions = self.permissions.get(&sender.peer).copied().unwrap_or_default();
+        let mut association = requested
+            .accept_with_roles(
+                |class, syntaxes| permissions.judge(class, syntaxes),
+                |class, proposed| permissions.judge_roles(class, proposed),
+            )
+            .await?;
+        let mut reports = Reports::default();
+        let ended = loop {
+            match self.step(&mut association, sender, &mut reports).await {
+                Ok(true) => {}
+                Ok(false) => break association.answer_release().await,
+                Err(error) => {
+                    association.abort(&error).await;
+                    break Err(error);
                 }
             }
         };
-        match step.await {
-            Ok(true) => {}
-            Ok(false) => return association.answer_release().await,
+        let left = reports.left();
+        if !left.is_empty() {
+            self.commitments.hand_over(left).await;
+        }
+        ended
+    }
+
+    /// One message; false at the release.
+    async fn step<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        association: &mut Association<S>,
+        sender: &Sender,
+        reports: &mut Reports,
+    ) -> Result<bool, AssociationError> {
+        if reports.is_due() && !association.speaks_within(SILENCE).await {
+            return self.report(association, reports).await.map(|()| true);
+        }
+        let Incoming::Command(context, command) = association.next().await? else { return Ok(false) };
+        let response = match command.field {
+            C_ECHO_RQ if !command.has_data_set => command.response(status::SUCCESS, None),
+            C_STORE_RQ => self.receiver.store(association, context, &command, sender).await?,
+            N_EVENT_REPORT_RSP => {
+                if command.has_data_set {
+                    association.data_set(context, INFORMATION_MAX).await?;
+                }
+                if let Some((_, due)) = reports.sent.take_if(|(id, _)| *id == command.message_id) {
+                    self.commitments.answered(due, &command).await;
+                }
+                return Ok(true);
+            }
+            _ if command.is_request() => self.serve(association, context, &command, sender, reports).await?,
+            _ => {
+                let (found, expected) = ("a response to nothing", "a request");
+                return Err(AssociationError::Unexpected { found, expected });
+            }
+        };
+        association.send_command(context, &response).await?;
+        Ok(true)
+    }
+
+    /// The services whose data sets are read whole.
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        association: &mut Association<S>,
+        context: u8,
+        command: &Command,
+        sender: &Sender,
+        reports: &mut Reports,
+    ) -> Result<Command, AssociationError> {
+        let bytes = if command.has_data_set {
+            association.data_set(context, INFORMATION_MAX).await?
+        } else {
+            Vec::new()
+        };
+        let Some(negotiated) = association.context(context).cloned() else {
+            return Ok(command.response(status::SOP_CLASS_NOT_SUPPORTED, None));
+        };
+        let class = command.sop_class_uid.as_ref().or(command.requested_sop_class_uid.as_ref());
+        if class != Some(&negotiated.abstract_syntax) {
+            let comment = "SOP class does not fit the context";
+            return Ok(command.response(status::SOP_CLASS_NOT_SUPPORTED, Some(comment)));
+        }
+        let service = (command.field, negotiated.abstract_syntax.as_str());
+        let known = matches!(
+            service,
+            (N_CREATE_RQ | N_SET_RQ, PROCEDURE_STEP)
+                | (N_CREATE_RQ, AVAILABILITY)
+                | (N_ACTION_RQ | N_EVENT_REPORT_RQ, STORAGE_COMMITMENT)
+        );
+        if !known {
+            return Ok(command.response(status::UNRECOGNIZED_OPERATION, None));
+        }
+        let Ok(data_set) = DataSet::parse(&bytes, &negotiated.transfer_syntax) else {
+            let comment = "the data set cannot be read";
+            return Ok(command.response(status::PROCESSING_FAILURE, Some(comment)));
+        };
+        let peer = sender.peer.as_str();
+        let may = self.permissions.get(peer).copied().unwrap_or_default();
+        Ok(match service {
+            (N_CREATE_RQ, PROCEDURE_STEP) => {
+                announce::begin_step(&self.receiver, peer, command, &data_set).await
+            }
+            (N_SET_RQ, _) => announce::change_step(&self.receiver, peer, command, &data_set).await,
+            (N_CREATE_RQ, _) => announce::announce(&self.receiver, peer, command, &data_set).await,
+            (N_ACTION_RQ, _) if may.commit => {
+                let (response, id) = self.commitments.ask(peer, command, &data_set).await;
+                reports.owed.extend(id.map(|id| (id, context)));
+                response
+            }
+            (N_EVENT_REPORT_RQ, _) if may.report => self.committed(peer, command, &data_set).await,
+            _ => command.response(status::NOT_AUTHORIZED, None),
+        })
+    }
+
+    /// A peer reports what it commits to.
+    async fn committed(&self, peer: &str, command: &Command, information: &DataSet) -> Command {
+        let Some(report) = Report::read(information) else {
+            let comment = "the report lacks what it must have";
+            return command.response(status::INVALID_ARGUMENT, Some(comment));
+        };
+        if !matches!(command.event_type_id, Some(1 | 2)) {
+            return command.response(status::NO_SUCH_EVENT, None);
+        }
+        let destinations = self.committing.get(peer).cloned().unwrap_or_default();
+        let written = self
+            .receiver
+            .ledger
+            .write(move |writer| deliveries::commitment_reported(writer, &destinations, &report))
+            .await;
+        match written {
+            Ok(true) => command.response(status::SUCCESS, None),
+            Ok(false) => {
+                let comment = "no such transaction";
+                command.response(status::INVALID_ARGUMENT, Some(comment))
+            }
             Err(error) => {
-                association.abort(&error).await;
-                return Err(error);
+                tracing::error!(peer, reason = error.to_string(), "a commitment report could not be kept");
+                let (status, comment) = of_service_error(&error);
+                command.response(status, comment)
             }
         }
     }
+
+    /// Sends the next report over the peer's own association.
+    async fn report<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        association: &mut Association<S>,
+        reports: &mut Reports,
+    ) -> Result<(), AssociationError> {
+        let Some((id, context)) = reports.owed.pop_front() else { return Ok(()) };
+        reports.message_id = reports.message_id.wrapping_add(1).max(1);
+        let sent = self.commitments.report_here(association, context, reports.message_id, id).await;
+        match sent {
+            Ok(due) => {
+                reports.sent = due.map(|due| (reports.message_id, due));
+                Ok(())
+            }
+            Err(error) => {
+                reports.owed.push_front((id, context));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The commitment reports that an association owes its peer.
+#[derive(Default)]
+struct Reports {
+    /// Rows of requests, with the context in which they came.
+    owed: VecDeque<(i64, u8)>,
+    /// The one that awaits its response, with its message ID.
+    sent: Option<(u16, Due)>,
+    message_id: u16,
+}
+
+impl Reports {
+    /// One operation at a time: asynchronous operations are not negotiated.
+    fn is_due(&self) -> bool {
+        self.sent.is_none() && !self.owed.is_empty()
+    }
+
+    /// What was not told when the association ended.
+    fn left(self) -> Vec<i64> {
+        self.sent.map(|(_, due)| due.id).into_iter().chain(self.owed.into_iter().map(|(id, _)| id)).collect()
+    }
+}
+
+/// Whether a peer may open an association at all.
+pub fn may_open(site: &Site, peer: &lightbox_provisioning::site::Peer) -> bool {
+    services::Permissions::of(site, peer).any()
 }

@@ -1,7 +1,9 @@
 //! The one place where our errors become what a sender sees: a DIMSE status and a comment. Comments
 //! are ours and hold no patient data.
 
-use crate::dicom::status::{CANNOT_UNDERSTAND, DATA_SET_MISMATCH, OUT_OF_RESOURCES, PROCESSING_FAILURE};
+use crate::dicom::status::{
+    CANNOT_UNDERSTAND, DATA_SET_MISMATCH, OUT_OF_RESOURCES, PROCESSING_FAILURE, RESOURCE_LIMITATION,
+};
 use crate::store::index::NotIdentified;
 use crate::store::ledger::LedgerError;
 use crate::store::objects::ObjectError;
@@ -24,6 +26,15 @@ pub fn of_object_error(error: &ObjectError) -> Status {
 pub fn of_ledger_error(error: &LedgerError) -> Status {
     if error.is_full() {
         (OUT_OF_RESOURCES, Some("disk full, nothing was recorded: send again later"))
+    } else {
+        (PROCESSING_FAILURE, Some("recording failed: send again"))
+    }
+}
+
+/// The status of an N-service for a failure of the ledger (PS3.7 Annex C).
+pub fn of_service_error(error: &LedgerError) -> Status {
+    if error.is_full() {
+        (RESOURCE_LIMITATION, Some("disk full, nothing was recorded: send again later"))
     } else {
         (PROCESSING_FAILURE, Some("recording failed: send again"))
     }

@@ -1,10 +1,11 @@
 //! Deliveries in the ledger: the durable outbound queue of each destination.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 
 use super::ledger::{LedgerError, Writer, json_column};
 use crate::audit::{Event, EventKind, Outcome};
+use crate::dicom::commitment::{Report, reason_words};
 use crate::job::{DeliveryState, State};
 use crate::phi::Phi;
 
@@ -165,4 +166,178 @@ pub fn end(writer: &Writer<'_>, claim: &Claim, ended: &Try) -> Result<(), Ledger
         Try::Again { .. } => return Ok(()),
     };
     writer.audit(&event)
+}
+
+/// A delivery that a destination is to commit to.
+#[derive(Clone, Debug)]
+pub struct ToCommit {
+    /// Row of the delivery.
+    pub id: i64,
+    /// Key of the study, for logs.
+    pub study_key: String,
+    /// Requests so far, this one included.
+    pub attempts: u32,
+    /// SOP Instance UID of the SR.
+    pub sr_instance_uid: Phi<String>,
+    /// Transaction UID of this request.
+    pub transaction_uid: Phi<String>,
+}
+
+/// Whether there is something that a destination is to be asked to commit to.
+pub fn commitment_due(
+    reader: &Connection,
+    destination: &str,
+    since_ms: i64,
+    now_ms: i64,
+) -> Result<bool, LedgerError> {
+    Ok(reader
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM deliveries WHERE destination = ?1 AND state = ?2
+                AND ((commit_state IS NULL AND delivered_at >= ?4)
+                    OR (commit_state IN ('due', 'asked') AND commit_next_at <= ?3)))",
+        )?
+        .query_row(params![destination, DeliveryState::Delivered.as_str(), now_ms, since_ms], |row| {
+            row.get(0)
+        })?)
+}
+
+/// The next delivery that a destination has not been asked to commit to, or whose report did not come
+/// in time. It is written down as asked, under a transaction UID of its own, before the request leaves,
+/// as the report may come before its response. Deliveries older than `since_ms` are let be.
+pub fn claim_commitment(
+    writer: &Writer<'_>,
+    destination: &str,
+    since_ms: i64,
+    report_by_ms: i64,
+    transaction_uid: impl Fn(&str, u32) -> String,
+) -> Result<Option<ToCommit>, LedgerError> {
+    let (tx, now) = (writer.tx(), writer.now_ms());
+    let found = tx
+        .prepare_cached(
+            "SELECT d.id, s.key, d.commit_attempts, r.sr_instance_uid
+             FROM deliveries d JOIN results r ON r.id = d.result_id JOIN studies s ON s.id = r.study_id
+             WHERE d.destination = ?1 AND d.state = ?2 AND d.delivered_at >= ?3 AND (d.commit_state IS NULL
+                OR (d.commit_state IN ('due', 'asked') AND d.commit_next_at <= ?4))
+             ORDER BY d.id LIMIT 1",
+        )?
+        .query_row(params![destination, DeliveryState::Delivered.as_str(), since_ms, now], |row| {
+            let (attempts, uid): (u32, String) = (row.get::<_, u32>(2)? + 1, row.get(3)?);
+            Ok(ToCommit {
+                id: row.get(0)?,
+                study_key: row.get(1)?,
+                attempts,
+                transaction_uid: Phi::new(transaction_uid(&uid, attempts)),
+                sr_instance_uid: Phi::new(uid),
+            })
+        })
+        .optional()?;
+    if let Some(claim) = &found {
+        tx.prepare_cached(
+            "UPDATE deliveries SET commit_state = 'asked', commit_transaction = ?2, commit_attempts = ?3,
+                commit_next_at = ?4 WHERE id = ?1",
+        )?
+        .execute(params![claim.id, claim.transaction_uid.expose(), claim.attempts, report_by_ms])?;
+    }
+    Ok(found)
+}
+
+/// Gives up asking for commitment of what was delivered before `before_ms` and is not committed to.
+/// Yields the keys of the studies.
+pub fn give_up_commitments(
+    writer: &Writer<'_>,
+    destination: &str,
+    before_ms: i64,
+) -> Result<Vec<String>, LedgerError> {
+    let given_up: Vec<(i64, String)> = writer
+        .tx()
+        .prepare_cached(
+            "SELECT d.id, s.key FROM deliveries d JOIN results r ON r.id = d.result_id
+             JOIN studies s ON s.id = r.study_id
+             WHERE d.destination = ?1 AND d.commit_state IN ('due', 'asked') AND d.commit_next_at <= ?3
+                AND d.delivered_at < ?2",
+        )?
+        .query_map(params![destination, before_ms, writer.now_ms()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (id, key) in &given_up {
+        let reason: Option<String> = writer.tx().query_row(
+            "UPDATE deliveries SET commit_state = 'failed',
+                commit_reason = coalesce(commit_reason, 'no report came') WHERE id = ?1 RETURNING commit_reason",
+            [id],
+            |row| row.get(0),
+        )?;
+        let detail = json!({ "destination": destination, "delivery": id, "reason": reason });
+        let event = Event::new(EventKind::ResultCommitted, key.as_str(), detail);
+        writer.audit(&event.with_outcome(Outcome::Serious))?;
+    }
+    Ok(given_up.into_iter().map(|(_, key)| key).collect())
+}
+
+/// Asks again later: the request for commitment did not come through. `reason` holds no patient data.
+pub fn commitment_later(writer: &Writer<'_>, id: i64, next_ms: i64, reason: &str) -> Result<(), LedgerError> {
+    writer
+        .tx()
+        .prepare_cached(
+            "UPDATE deliveries SET commit_state = 'due', commit_next_at = ?2, commit_reason = ?3
+             WHERE id = ?1 AND commit_state = 'asked'",
+        )?
+        .execute(params![id, next_ms, reason])?;
+    Ok(())
+}
+
+/// Writes down what one of these destinations reports; false where the transaction is none of ours.
+pub fn commitment_reported(
+    writer: &Writer<'_>,
+    destinations: &[String],
+    report: &Report,
+) -> Result<bool, LedgerError> {
+    type Row = (i64, String, String, String, bool);
+    let found: Option<Row> = writer
+        .tx()
+        .prepare_cached(
+            "SELECT d.id, d.destination, s.key, r.sr_instance_uid, d.committed_at IS NOT NULL
+             FROM deliveries d JOIN results r ON r.id = d.result_id JOIN studies s ON s.id = r.study_id
+             WHERE d.commit_transaction = ?1",
+        )?
+        .query_row([report.transaction_uid.expose()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+        })
+        .optional()?;
+    let Some((id, destination, key, uid, known)) = found else { return Ok(false) };
+    if !destinations.contains(&destination) {
+        return Ok(false);
+    }
+    if known {
+        return Ok(true);
+    }
+    let committed = report.committed.iter().any(|reference| *reference.instance.expose() == uid);
+    let reason = report
+        .failed
+        .iter()
+        .find(|failure| *failure.reference.instance.expose() == uid)
+        .map_or("the report does not name the instance".to_owned(), |failure| {
+            format!("{} ({:#06x})", reason_words(failure.reason), failure.reason)
+        });
+    let (state, reason, at) =
+        if committed { ("committed", None, Some(writer.now_ms())) } else { ("failed", Some(reason), None) };
+    writer
+        .tx()
+        .prepare_cached(
+            "UPDATE deliveries SET commit_state = ?2, commit_reason = ?3, committed_at = ?4 WHERE id = ?1",
+        )?
+        .execute(params![id, state, reason, at])?;
+    let outcome = if committed { Outcome::Success } else { Outcome::Serious };
+    let detail = json!({ "destination": destination, "delivery": id, "reason": reason });
+    writer.audit(&Event::new(EventKind::ResultCommitted, key.as_str(), detail).with_outcome(outcome))?;
+    match reason {
+        None => tracing::info!(study = key, destination, "the destination has committed to the result"),
+        Some(reason) => {
+            tracing::error!(
+                study = key,
+                destination,
+                reason,
+                "the destination does not commit to the result"
+            );
+        }
+    }
+    Ok(true)
 }

@@ -3,6 +3,8 @@
 //! - [`objects`]: instances as received, each durable before it is acknowledged;
 //! - [`ledger`]: studies, jobs, decisions, deliveries and the audit chain, in SQLite;
 //! - [`jobs`] and [`deliveries`]: claiming work under a lease, and writing down how it ended;
+//! - [`announcements`]: performed procedure steps and the availability of instances, as evidence;
+//! - [`commitments`]: what peers ask us to commit to, until they have our report;
 //! - [`results`]: the outputs made from findings, as files;
 //! - [`queries`]: what people ask of the ledger, for the command line and the admin page;
 //! - [`replay`]: what people change in it.
@@ -10,6 +12,8 @@
 //! The objects are the truth of what was received: the ledger's instance index can be rebuilt
 //! from them ([`index`]).
 
+pub mod announcements;
+pub mod commitments;
 pub mod deliveries;
 #[cfg(test)]
 pub(crate) mod fixture;

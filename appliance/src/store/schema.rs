@@ -152,6 +152,54 @@ CREATE TABLE audit_head (
     signature       BLOB NOT NULL
 );
 "#,
+    // Storage commitment, performed procedure steps, availability.
+    r#"
+CREATE TABLE commitments (               -- a peer asks us to commit (we are SCP)
+    id              INTEGER PRIMARY KEY,
+    peer            TEXT NOT NULL,
+    transaction_uid TEXT NOT NULL,          -- PHI, as all UIDs
+    refs            TEXT NOT NULL,          -- JSON: [dicom::commitment::Reference]
+    report          TEXT,                   -- JSON: dicom::commitment::Report, once it is made
+    state           TEXT NOT NULL,          -- reporting | reported | given-up
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    asked_at        INTEGER NOT NULL,
+    next_at         INTEGER NOT NULL,
+    ended_at        INTEGER,
+    reason          TEXT NOT NULL DEFAULT '', -- why the last try to report failed
+    UNIQUE (peer, transaction_uid)
+);
+CREATE INDEX commitments_due ON commitments (state, next_at);
+
+CREATE TABLE procedure_steps (
+    uid             TEXT PRIMARY KEY,
+    study_uid       TEXT NOT NULL,
+    peer            TEXT NOT NULL,
+    status          TEXT NOT NULL,          -- IN PROGRESS | COMPLETED | DISCONTINUED
+    series          TEXT NOT NULL,          -- JSON: [{"series_uid","instances":[uid]}]
+    created_at      INTEGER NOT NULL,
+    updated_at      INTEGER NOT NULL
+);
+CREATE INDEX procedure_steps_by_study ON procedure_steps (study_uid);
+
+CREATE TABLE announcements (
+    id              INTEGER PRIMARY KEY,
+    study_uid       TEXT NOT NULL,
+    peer            TEXT NOT NULL,
+    series          TEXT NOT NULL,          -- JSON: [{"series_uid","instances":n,"uids":[uid]}]
+    at              INTEGER NOT NULL
+);
+CREATE INDEX announcements_by_study ON announcements (study_uid);
+
+-- We ask a PACS to commit to what was delivered (we are SCU).
+ALTER TABLE deliveries ADD COLUMN commit_state TEXT;        -- due | asked | committed | failed
+ALTER TABLE deliveries ADD COLUMN commit_transaction TEXT;  -- Transaction UID
+ALTER TABLE deliveries ADD COLUMN commit_attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN commit_next_at INTEGER;
+ALTER TABLE deliveries ADD COLUMN commit_reason TEXT;       -- codes and our words, no PHI
+ALTER TABLE deliveries ADD COLUMN committed_at INTEGER;
+CREATE INDEX deliveries_by_commit ON deliveries (destination, commit_state, commit_next_at);
+CREATE INDEX deliveries_by_transaction ON deliveries (commit_transaction);
+"#,
     r#"
 -- Evidence of completeness, jobs on one series, orders.
 ALTER TABLE studies ADD COLUMN priority INTEGER NOT NULL DEFAULT 0; -- 1: STAT
@@ -207,7 +255,7 @@ CREATE TABLE orders_inbox (                 -- every HL7 message that came, as i
     source          TEXT NOT NULL,          -- name in the site file
     sender          TEXT NOT NULL,          -- MSH-3 and MSH-4
     control_id      TEXT NOT NULL,          -- MSH-10; PHI, as it may be anything
-    body_digest     TEXT NOT NULL,          -- of all segments but MSH: tells a repeat from a reused MSH-10
+    body_digest     TEXT NOT NULL,          -- of what it says: tells a repeat from a reused MSH-10
     kind            TEXT NOT NULL,          -- ORM^O01 and so on; empty where it could not be read
     state           TEXT NOT NULL,          -- applied | refused
     note            TEXT NOT NULL,          -- what was done with it, or why not; without PHI
@@ -250,23 +298,6 @@ CREATE TABLE patient_merges (               -- ADT^A40: the prior identifier now
     patient_issuer  TEXT NOT NULL,
     at              INTEGER NOT NULL,
     PRIMARY KEY (prior_id, prior_issuer)
-);
-
-CREATE TABLE IF NOT EXISTS procedure_steps (
-    uid             TEXT PRIMARY KEY,
-    study_uid       TEXT NOT NULL,
-    peer            TEXT NOT NULL,
-    status          TEXT NOT NULL,
-    series          TEXT NOT NULL,
-    created_at      INTEGER NOT NULL,
-    updated_at      INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS announcements (
-    id              INTEGER PRIMARY KEY,
-    study_uid       TEXT NOT NULL,
-    peer            TEXT NOT NULL,
-    series          TEXT NOT NULL,
-    at              INTEGER NOT NULL
 );
 "#,
 ];

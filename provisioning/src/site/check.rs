@@ -132,7 +132,7 @@ pub(super) fn socket(key: &str, value: &str, problems: &mut Problems<'_>) {
 }
 
 fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
-    let ranges: [(&str, u64, u64, u64); 22] = [
+    let ranges: [(&str, u64, u64, u64); 23] = [
         ("dicom.max_pdu_bytes", file.dicom.max_pdu_bytes.into(), 4096, 1_048_576),
         ("dicom.max_associations", file.dicom.max_associations.into(), 1, 1024),
         ("dicom.handshake_timeout_seconds", file.dicom.handshake_timeout_seconds, 1, 120),
@@ -154,6 +154,7 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
         ("deliver.retry_max_seconds", file.deliver.retry_max_seconds, 1, 86_400),
         ("deliver.give_up_hours", file.deliver.give_up_hours, 1, 8760),
         ("deliver.connect_timeout_seconds", file.deliver.connect_timeout_seconds, 1, 300),
+        ("deliver.commit_report_minutes", file.deliver.commit_report_minutes, 1, 10_080),
         ("deliver.response_timeout_seconds", file.deliver.response_timeout_seconds, 1, 3600),
     ];
     for (key, value, min, max) in ranges {

@@ -22,13 +22,13 @@ fn timers(file: &SiteFile, peers: &Names, problems: &mut Problems<'_>) {
         );
     }
     if let Some(name) = &timers.count_at {
-        let remedy = "name a [[peer]] of this file that has an address and \"receive\" in its `may`";
+        let remedy = "name a [[peer]] of this file that has an address and \"query\" in its `may`";
         match peers.get(name).and_then(|found| file.peer.get(*found)) {
             None => problems.add("timers.count_at", format!("there is no peer \"{name}\""), remedy),
-            Some(peer) if peer.address.is_none() || !peer.may.contains(&Capability::Receive) => {
+            Some(peer) if peer.address.is_none() || !peer.may.contains(&Capability::Query) => {
                 problems.add(
                     "timers.count_at",
-                    format!("the peer \"{name}\" cannot be asked: it has no address or may not receive"),
+                    format!("the peer \"{name}\" cannot be asked: it has no address or may not be queried"),
                     remedy,
                 );
             }

@@ -275,6 +275,9 @@ pub struct Deliver {
     pub connect_timeout_seconds: u64,
     /// Time that a destination has to answer, in seconds.
     pub response_timeout_seconds: u64,
+    /// Time that a destination with `commit = true` has to report on a request for storage commitment,
+    /// in minutes; then it is asked again, until `give_up_hours`.
+    pub commit_report_minutes: u64,
 }
 
 impl Default for Deliver {
@@ -286,6 +289,7 @@ impl Default for Deliver {
             give_up_hours: 72,
             connect_timeout_seconds: 10,
             response_timeout_seconds: 30,
+            commit_report_minutes: 60,
         }
     }
 }
@@ -432,6 +436,10 @@ pub struct Destination {
 pub struct DicomDestination {
     /// Name of the peer, which must have an `address` and the capability `receive`.
     pub peer: String,
+    /// After each delivery ask the peer to commit to it (storage commitment). Its report is taken on the
+    /// same association or on one that it opens to us.
+    #[serde(default)]
+    pub commit: bool,
 }
 
 /// `destination.hl7`: an HL7 v2.5.1 receiver.

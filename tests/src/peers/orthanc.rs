@@ -1,7 +1,8 @@
 //! Orthanc with DICOM TLS: the PACS.
 
 use std::fs;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -30,6 +31,22 @@ impl Orthanc {
     /// Starts one that demands a certificate of the site's authority and calls itself [`AE_TITLE`].
     #[track_caller]
     pub fn start(hospital: &Hospital) -> Self {
+        Self::start_with(hospital, &json!({}))
+    }
+
+    /// Starts one that knows us as `lightbox`, at this address: it can send to us, be asked to move to
+    /// us, and ask us for storage commitment.
+    #[track_caller]
+    pub fn start_knowing(hospital: &Hospital, ours: SocketAddr) -> Self {
+        let us = json!({
+            "AET": crate::site::AE_TITLE, "Host": ours.ip().to_string(), "Port": ours.port(),
+            "UseDicomTls": true, "LocalAet": AE_TITLE, "AllowStorageCommitment": true,
+        });
+        Self::start_with(hospital, &json!({ "lightbox": us }))
+    }
+
+    #[track_caller]
+    fn start_with(hospital: &Hospital, modalities: &Value) -> Self {
         let identity = hospital.issue("orthanc");
         let folder = hospital.sub_folder("orthanc");
         let (port, http) = (port::reserve(), port::reserve());
@@ -37,7 +54,9 @@ impl Orthanc {
             "Name": "PACS", "StorageDirectory": folder.join("db"), "IndexDirectory": folder.join("db"),
             "HttpPort": http, "RemoteAccessAllowed": false, "AuthenticationEnabled": false,
             "DicomPort": port, "DicomAet": AE_TITLE, "DicomCheckCalledAet": true,
-            "DicomAlwaysAllowStore": true, "DicomAlwaysAllowEcho": true, "DicomAlwaysAllowFind": true, "DicomTlsEnabled": true,
+            "DicomModalities": modalities,
+            "DicomAlwaysAllowFind": true, "DicomAlwaysAllowGet": true, "DicomAlwaysAllowMove": true,
+            "DicomAlwaysAllowStore": true, "DicomAlwaysAllowEcho": true, "DicomTlsEnabled": true,
             "DicomTlsCertificate": identity.certificate, "DicomTlsPrivateKey": identity.key,
             "DicomTlsTrustedCertificates": hospital.ca(), "DicomTlsRemoteCertificateRequired": true,
             "OverwriteInstances": false, "Plugins": [],
@@ -64,6 +83,27 @@ impl Orthanc {
     #[track_caller]
     pub fn get(&self, path: &str) -> Value {
         self.try_get(path).unwrap_or_else(|| panic!("GET {path} failed"))
+    }
+
+    /// Writes to its REST interface.
+    #[track_caller]
+    pub fn post(&self, path: &str, body: &Value) -> Value {
+        let said = run(Command::new(program("curl"))
+            .args(["-sSf", "--max-time", "60", "-d"])
+            .arg(body.to_string())
+            .arg(self.url(path)))
+        .ok("a POST to Orthanc");
+        serde_json::from_str(&said.out).expect("Orthanc speaks JSON")
+    }
+
+    /// Gives it a file.
+    #[track_caller]
+    pub fn upload(&self, file: &Path) {
+        run(Command::new(program("curl"))
+            .args(["-sSf", "--max-time", "60", "--data-binary"])
+            .arg(format!("@{}", file.display()))
+            .arg(self.url("instances")))
+        .ok("an upload to Orthanc");
     }
 
     /// Every instance that it holds, as files of its own writing.

@@ -47,7 +47,7 @@ impl Refusal {
     }
 }
 
-/// Keeps a message and applies it. A repeat (the same sender, MSH-10 and contents behind MSH) changes
+/// Keeps a message and applies it. A repeat (the same sender, MSH-10 and contents) changes
 /// nothing and is answered like the first; an MSH-10 that is used again for something else is a message
 /// of its own, as many systems count anew every day.
 pub fn take(writer: &Writer<'_>, source: &str, raw: &[u8], settings: &Orders) -> Result<Taken, LedgerError> {
@@ -56,15 +56,13 @@ pub fn take(writer: &Writer<'_>, source: &str, raw: &[u8], settings: &Orders) ->
         Ok(message) => message::read(message, settings).map_err(Refusal::Fault),
         Err(fault) => Err(Refusal::NoMessage(*fault)),
     };
-    let (sender, control_id, body) = match &parsed {
-        Ok(message) => (
-            format!("{}|{}", message.header(3).expose(), message.header(4).expose()),
-            message.header(10),
-            message.body().as_bytes(),
-        ),
-        Err(_) => (String::new(), Phi::default(), raw),
+    let (sender, control_id, digest) = match &parsed {
+        Ok(message) => {
+            let sender = format!("{}|{}", message.header(3).expose(), message.header(4).expose());
+            (sender, message.header(10), contents(message))
+        }
+        Err(_) => (String::new(), Phi::default(), hex(&Sha256::digest(raw))),
     };
-    let digest = hex(&Sha256::digest(body));
     let tx = writer.tx();
     let known: bool = tx
         .prepare_cached(
@@ -99,6 +97,19 @@ pub fn take(writer: &Writer<'_>, source: &str, raw: &[u8], settings: &Orders) ->
     ])?;
     let id = tx.last_insert_rowid();
     settle(writer, id, source, read)
+}
+
+/// Digest of what a message says: all of it but the header's time and names, which a sender may write
+/// anew when it repeats a message.
+fn contents(message: &Message) -> String {
+    let mut hasher = Sha256::new();
+    let event = message.first("MSH").map(|msh| msh.get(9, 2)).unwrap_or_default();
+    for part in [message.header(9), event, message.header(12)] {
+        hasher.update(part.expose().as_bytes());
+        hasher.update([0]);
+    }
+    hasher.update(message.body().as_bytes());
+    hex(&hasher.finalize())
 }
 
 /// Applies what a kept message says, and writes down what was done.
