@@ -134,11 +134,10 @@ pub fn facts(connection: &Connection, study_id: i64) -> Result<Vec<SeriesFacts>,
         .collect::<rusqlite::Result<_>>()?)
 }
 
-fn series(
-    connection: &Connection,
-    study: &Open,
-    since: i64,
-) -> Result<(Vec<SeriesFacts>, Vec<Series>, Vec<i64>), LedgerError> {
+/// The series for the rules and for the evidence, and the last `instances.id` of each.
+type SeriesOf = (Vec<SeriesFacts>, Vec<Series>, Vec<i64>);
+
+fn series(connection: &Connection, study: &Open, since: i64) -> Result<SeriesOf, LedgerError> {
     let facts = facts(connection, study.id)?;
     let last: HashMap<String, (i64, i64)> = connection
         .prepare_cached(

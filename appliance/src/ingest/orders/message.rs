@@ -28,13 +28,16 @@ pub enum Request {
     Merge(Vec<Merge>),
 }
 
+/// A patient identifier and who issued it.
+pub type Identifier = (Phi<String>, Phi<String>);
+
 /// Two identifiers of one patient.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Merge {
     /// MRG-1.1 and MRG-1.4.
-    pub prior: (Phi<String>, Phi<String>),
+    pub prior: Identifier,
     /// PID-3.1 and PID-3.4.
-    pub now: (Phi<String>, Phi<String>),
+    pub now: Identifier,
 }
 
 /// Why a message is not applied.
@@ -126,7 +129,7 @@ fn bounded(value: Phi<String>) -> Result<Phi<String>, Fault> {
 }
 
 /// The first identifier of a CX field, with who issued it.
-fn identifier(segment: Segment<'_>, field: usize) -> Result<Option<(Phi<String>, Phi<String>)>, Fault> {
+fn identifier(segment: Segment<'_>, field: usize) -> Result<Option<Identifier>, Fault> {
     let found = segment
         .repetitions(field, 1)
         .zip(segment.repetitions(field, 4))
@@ -134,7 +137,7 @@ fn identifier(segment: Segment<'_>, field: usize) -> Result<Option<(Phi<String>,
     found.map(|(id, issuer)| Ok((bounded(id)?, bounded(issuer)?))).transpose()
 }
 
-fn patient(message: &Message) -> Result<(Phi<String>, Phi<String>), Fault> {
+fn patient(message: &Message) -> Result<Identifier, Fault> {
     let pid = message.first("PID").ok_or(Fault::NoPatient)?;
     identifier(pid, 3)?.ok_or(Fault::NoPatient)
 }
