@@ -2,7 +2,7 @@
 # Builds a fuzz target with coverage instrumentation and runs it: fuzz.sh TARGET SECONDS
 set -euo pipefail
 cd "$(dirname "$0")/../appliance/fuzz"
-target=${1:?which target: association, command, header, charset, mllp}
+target=${1:?which target: association, command, header, charset, mllp, er7}
 seconds=${2:-60}
 # What cargo-fuzz passes, without its sanitizer: these flags exist in the stable compiler.
 export RUSTFLAGS="--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module \

@@ -30,13 +30,18 @@ use crate::deliver::commit::Asker;
 use crate::deliver::queue::{Backoff, Queue};
 use crate::deliver::sender::Route;
 use crate::dicom::peer::RemoteAe;
+use crate::dicom::query;
 use crate::dicom::tls::TlsError;
 use crate::infer;
 use crate::infer::engine::EngineHandle;
 use crate::infer::onnx::OnnxEngine;
 use crate::ingest::commitment::Commitments;
 use crate::ingest::completion;
+use crate::ingest::completion::evidence::CountedSeries;
+use crate::ingest::completion::policy::Policy;
+use crate::ingest::completion::watch::{Answer, AskCount, Watcher};
 use crate::ingest::listener::Listener;
+use crate::ingest::orders;
 use crate::ingest::receive::Receiver;
 use crate::ingest::session::Services;
 use crate::pipeline::Pipeline;
@@ -131,6 +136,10 @@ pub struct Ready {
     pub dicom: String,
     /// DICOM without TLS.
     pub plaintext: Option<String>,
+    /// HL7 orders over TLS.
+    pub orders: Option<String>,
+    /// HL7 orders without TLS.
+    pub plaintext_orders: Option<String>,
     /// The administration page.
     pub admin: String,
 }
@@ -199,6 +208,14 @@ impl Daemon {
             Some(address) => Some(bind("dicom.plaintext_listen", address).await?),
             None => None,
         };
+        let orders = match &file.orders.listen {
+            Some(address) => Some(bind("orders.listen", address).await?),
+            None => None,
+        };
+        let plaintext_orders = match &file.orders.plaintext_listen {
+            Some(address) => Some(bind("orders.plaintext_listen", address).await?),
+            None => None,
+        };
         let engine = start_engine(&config).await?;
 
         let (stop, stopped) = watch::channel(false);
@@ -207,7 +224,6 @@ impl Daemon {
         let wakes: Vec<Arc<Notify>> = file.destination.iter().map(|_| Arc::new(Notify::new())).collect();
         let pipeline = Pipeline {
             site: site.clone(),
-            rules: config.rules.clone(),
             bundles: Arc::new(config.bundles.clone()),
             engine: engine.clone(),
             ledger: store.ledger.clone(),
@@ -218,7 +234,15 @@ impl Daemon {
             work: work.clone(),
             queued: Arc::new(wakes.clone()),
         };
-        tasks.spawn(pipeline.clone().close_studies(stopped.clone()));
+        let watcher = Watcher {
+            ledger: store.ledger.clone(),
+            clock: clock.clone(),
+            policy: Arc::new(Policy::of(&site)),
+            rules: config.rules.clone(),
+            work: work.clone(),
+            ask: ask_count(&config)?,
+        };
+        tasks.spawn(watcher.run(stopped.clone()));
         tasks.spawn(pipeline.run_jobs(stopped.clone()));
         spawn_queues(&config, &store, &clock, &wakes, &stopped, &mut tasks)?;
 
@@ -242,6 +266,25 @@ impl Daemon {
                 "PLAINTEXT DICOM IS ON: patient data crosses this port unencrypted and unauthenticated"
             );
             tasks.spawn(listener.run(port, false, stopped.clone()));
+            bound
+        });
+        let ris = Arc::new(orders::listener::Listener::new(
+            &site,
+            &config.identity,
+            config.roots.as_ref(),
+            store.ledger.clone(),
+            clock.clone(),
+        )?);
+        let orders_at = orders.map(|(port, bound)| {
+            tasks.spawn(ris.clone().run(port, true, stopped.clone()));
+            bound
+        });
+        let plaintext_orders_at = plaintext_orders.map(|(port, bound)| {
+            tracing::warn!(
+                address = bound,
+                "PLAINTEXT HL7 IS ON: patient data crosses this port unencrypted and unauthenticated"
+            );
+            tasks.spawn(ris.run(port, false, stopped.clone()));
             bound
         });
         let admin_state = AdminState {
@@ -268,14 +311,21 @@ impl Daemon {
         let station = file.appliance.name.clone();
         let detail = json!({
             "version": env!("CARGO_PKG_VERSION"), "site": site.revision, "dicom": dicom_at, "admin": admin_at,
-            "plaintext": plaintext_at,
+            "plaintext": plaintext_at, "orders": orders_at, "plaintext_orders": plaintext_orders_at,
         });
         store
             .ledger
             .write(move |writer| writer.audit(&Event::new(EventKind::Started, station, detail)))
             .await?;
         Ok(Daemon {
-            ready: Ready { ready: true, dicom: dicom_at, plaintext: plaintext_at, admin: admin_at },
+            ready: Ready {
+                ready: true,
+                dicom: dicom_at,
+                plaintext: plaintext_at,
+                orders: orders_at,
+                plaintext_orders: plaintext_orders_at,
+                admin: admin_at,
+            },
             ledger: store.ledger,
             stop,
             tasks,
@@ -383,6 +433,29 @@ pub async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, Start
         tracing::info!(model, digest = bundle.digest(), engine = engine.describe(), "model loaded");
     }
     Ok(Some(engine))
+}
+
+/// How the PACS is asked for its count, where the site names one.
+fn ask_count(config: &Config) -> Result<Option<(String, AskCount)>, TlsError> {
+    let peer = config.site.file.timers.count_at.as_ref().and_then(|name| config.site.peer(name));
+    let Some(peer) = peer else { return Ok(None) };
+    let way = RemoteAe::of_site(&config.site, peer, &config.identity, config.roots.as_ref())?;
+    Ok(way.map(|way| {
+        let (name, way) = (way.name.clone(), Arc::new(way));
+        let ask: AskCount = Arc::new(move |study_uid| {
+            let way = way.clone();
+            Box::pin(async move {
+                let count = query::count_study(&way, &study_uid).await.map_err(|error| chain(&error))?;
+                let series = count.series.into_iter().map(|series| CountedSeries {
+                    series_uid: series.series_uid,
+                    modality: series.modality,
+                    instances: series.instances,
+                });
+                Ok(Answer { instances: count.instances, series: series.collect() })
+            })
+        });
+        (name, ask)
+    }))
 }
 
 /// What the overview shows of the models: they are loaded at start and stay.

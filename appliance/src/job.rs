@@ -62,6 +62,8 @@ states! {
     legal {
         Receiving => Processing,
         Receiving => Unrouted,
+        // Every series was given to its model before the study was complete, and all of that has ended.
+        Receiving => Done,
         // A late image opens the next revision.
         Processing => Receiving,
         Done => Receiving,

@@ -10,6 +10,7 @@ pub mod deliver;
 pub mod demo;
 pub mod dicom;
 pub mod finding;
+pub mod hl7;
 pub mod infer;
 pub mod ingest;
 pub mod job;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lightbox::cli::{
-    audit, commitments, conformance, demo, phantom, query, queue, rules, send, serve, site, studies,
+    audit, commitments, conformance, demo, orders, phantom, query, queue, rules, send, serve, site, studies,
 };
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
@@ -34,6 +34,7 @@ enum Verb {
     Queue(queue::Args),
     Query(query::Args),
     Commitments(commitments::Args),
+    Orders(orders::Args),
     Audit(audit::Args),
     Send(send::Args),
     Phantom(phantom::Args),
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Queue(args) => args.run(),
         Verb::Query(args) => args.run(),
         Verb::Commitments(args) => args.run(),
+        Verb::Orders(args) => args.run(),
         Verb::Audit(args) => args.run(),
         Verb::Send(args) => args.run(),
         Verb::Phantom(args) => args.run(),

@@ -1,5 +1,5 @@
-//! Drives a study along the line: closes what is complete, claims jobs, runs infer → structure →
-//! report, makes the outputs, and hands them to the queues. The stages do not know of each other.
+//! Drives a closed study along the line: claims jobs, runs infer → structure → report, makes the outputs,
+//! and hands them to the queues. The stages do not know of each other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,9 +20,6 @@ use crate::dicom::header;
 use crate::finding::{Completeness, Finding, ModelResult};
 use crate::infer::engine::EngineHandle;
 use crate::infer::{self, StoredImage};
-use crate::ingest::completion;
-use crate::ingest::rules::RuleSet;
-use crate::job::{State, StudyState};
 use crate::phi::Phi;
 use crate::report;
 use crate::store::jobs::{self, Claim, Ended, Instance, Made};
@@ -41,8 +38,6 @@ const LEASE: Duration = Duration::from_secs(30 * 60);
 pub struct Pipeline {
     /// The site file.
     pub site: Arc<Site>,
-    /// Its rules.
-    pub rules: Arc<RuleSet>,
     /// The bundles, by the name that rules use.
     pub bundles: Arc<BTreeMap<String, Arc<Bundle>>>,
     /// The engine; `None` where the site has no models.
@@ -109,50 +104,6 @@ impl Failure {
 }
 
 impl Pipeline {
-    /// Closes studies whose evidence is complete, until `stop` turns true.
-    pub async fn close_studies(self, mut stop: watch::Receiver<bool>) {
-        let quiet_ms = self.site.file.timers.quiet_seconds as i64 * 1000;
-        loop {
-            match self.close_due(quiet_ms).await {
-                Ok(true) => self.work.notify_one(),
-                Ok(false) => {}
-                Err(error) => tracing::error!(reason = error.to_string(), "studies cannot be closed"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(200)) => {}
-                _ = stop.changed() => return,
-            }
-        }
-    }
-
-    async fn close_due(&self, quiet_ms: i64) -> Result<bool, LedgerError> {
-        let before = self.clock.now_ms() - quiet_ms;
-        let due: bool = self
-            .ledger
-            .read(move |reader| {
-                Ok(reader
-                    .prepare_cached(
-                        "SELECT EXISTS (SELECT 1 FROM studies WHERE state = ?1 AND last_at <= ?2)",
-                    )?
-                    .query_row(rusqlite::params![StudyState::Receiving.as_str(), before], |row| row.get(0))?)
-            })
-            .await?;
-        if !due {
-            return Ok(false);
-        }
-        let rules = self.rules.clone();
-        let closed = self.ledger.write(move |writer| completion::close_due(writer, quiet_ms, &rules)).await?;
-        for study in &closed {
-            tracing::info!(
-                study = study.study_key,
-                revision = study.revision,
-                models = study.models.join(","),
-                "study closed and routed"
-            );
-        }
-        Ok(!closed.is_empty())
-    }
-
     /// Runs jobs one after another, until `stop` turns true. A job under way is finished first.
     pub async fn run_jobs(self, mut stop: watch::Receiver<bool>) {
         loop {
@@ -284,9 +235,9 @@ impl Pipeline {
     }
 
     async fn evidence(&self, claim: &Claim) -> Result<Vec<Instance>, Failure> {
-        let (study_id, revision) = (claim.study_id, claim.revision);
+        let claim = claim.clone();
         self.ledger
-            .read(move |reader| jobs::instances(reader, study_id, revision))
+            .read(move |reader| jobs::instances(reader, &claim))
             .await
             .map_err(|error| Failure::of_box(&error))
     }
@@ -395,10 +346,10 @@ impl Pipeline {
         .await
         .map_err(|_| Failure::lasting("reading the study's header failed in the code that does it"))?
         .map_err(|error| Failure::of_box(&error))?;
-        let (study_id, model) = (claim.study_id, claim.model.clone());
+        let job = claim.clone();
         let predecessor = self
             .ledger
-            .read(move |reader| jobs::predecessor(reader, study_id, &model))
+            .read(move |reader| jobs::predecessor(reader, &job))
             .await
             .map_err(|error| Failure::of_box(&error))?;
         let device = device(&self.site, &self.identity);
@@ -410,7 +361,11 @@ impl Pipeline {
             study_uid: claim.study_uid.clone(),
             revision: claim.revision,
             evidence,
-            completion_note: format!("Study taken as complete: {}.", claim.verdict),
+            completion_note: match claim.on_series {
+                None => format!("Study taken as complete: {}.", claim.verdict),
+                Some(_) => format!("Of one series, taken as complete: {}.", claim.verdict),
+            },
+            order: claim.order.clone(),
             result,
             findings_text: draft.findings,
             impression_text: draft.impression,
@@ -444,7 +399,13 @@ fn result_ids(device: &Device, claim: &Claim, result: &ModelResult) -> Result<Re
     let study = claim.study_uid.expose();
     let content = serde_json::to_string(&(&result.findings, &result.completeness, &result.examined))?;
     let (revision, made_at) = (claim.revision.to_string(), claim.started_ms.to_string());
-    let base = [device.uid.as_str(), study, &revision, &result.model.digest, &content, &made_at];
+    // Two series of a study may have the same content (none): the series tells their results apart.
+    let series = claim.on_series.iter().map(|(series, _)| series.expose().as_str());
+    let base: Vec<&str> = [device.uid.as_str(), study, &revision, &result.model.digest, &content, &made_at]
+        .into_iter()
+        .chain(series.clone())
+        .collect();
+    let order: Vec<&str> = [device.uid.as_str(), study, &result.model.id].into_iter().chain(series).collect();
     let digest = |purpose: &str, parts: &[&str]| -> [u8; 32] {
         let mut hasher = Sha256::new();
         for part in std::iter::once(&purpose).chain(parts) {
@@ -462,7 +423,7 @@ fn result_ids(device: &Device, claim: &Claim, result: &ModelResult) -> Result<Re
             .map(|finding| uid_from_digest(&digest("tracking", &tracking(study, result, finding))))
             .collect(),
         message_control_id: hex(&digest("message", &base)[..10]),
-        filler_order_number: hex(&digest("order", &[&device.uid, study, &result.model.id])[..8]),
+        filler_order_number: hex(&digest("order", &order)[..8]),
         created_ms: claim.started_ms,
     })
 }

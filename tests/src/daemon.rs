@@ -29,6 +29,8 @@ pub struct Daemon {
     pub dicom: SocketAddr,
     /// Where it listens for plaintext DICOM.
     pub plaintext: Option<SocketAddr>,
+    /// Where it takes orders by HL7 over TLS.
+    pub orders: Option<SocketAddr>,
     /// Where its administration page is.
     pub admin: SocketAddr,
     /// Its `data_dir`, as this process sees it.
@@ -87,6 +89,7 @@ impl Daemon {
         Daemon {
             dicom: address(&ready, "dicom").expect("its DICOM address"),
             plaintext: address(&ready, "plaintext"),
+            orders: address(&ready, "orders"),
             admin: address(&ready, "admin").expect("its admin address"),
             data_dir: site.data_dir.clone(),
             child,

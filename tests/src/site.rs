@@ -27,6 +27,7 @@ pub struct Site {
     pub failed_run: String,
     appliance: String,
     dicom: String,
+    timers: String,
     tables: String,
 }
 
@@ -53,6 +54,7 @@ impl Site {
             failed_run: "partial".into(),
             appliance,
             dicom: "[dicom]\nlisten = \"127.0.0.1:0\"\n".into(),
+            timers: String::new(),
             tables: String::new(),
         }
     }
@@ -61,6 +63,21 @@ impl Site {
     pub fn dicom_line(mut self, line: &str) -> Self {
         let _ = writeln!(self.dicom, "{line}");
         self
+    }
+
+    /// Adds a line to `[timers]`.
+    pub fn timers_line(mut self, line: &str) -> Self {
+        let _ = writeln!(self.timers, "{line}");
+        self
+    }
+
+    /// Takes orders by TLS from one source, its certificate pinned; ZDS-5 says how many series to expect,
+    /// ZDS-6 how many instances. `more` are lines of `[orders]`.
+    pub fn orders(self, source: &str, identity: &Identity, more: &str) -> Self {
+        self.text(&format!(
+            "[orders]\nlisten = \"127.0.0.1:0\"\nexpected_series_field = \"ZDS-5\"\nexpected_instances_field = \"ZDS-6\"\n{more}\n\n[[orders.source]]\nname = {source:?}\ncertificate = {{ sha256 = {:?} }}",
+            identity.sha256
+        ))
     }
 
     /// Adds tables as they stand.
@@ -104,7 +121,7 @@ impl Site {
     /// A peer that receives, and the destination of the same name.
     pub fn receiver(self, name: &str, ae_title: &str, port: u16, identity: &Identity) -> Self {
         self.text(&format!(
-            "[[peer]]\nname = {name:?}\nae_title = {ae_title:?}\naddress = \"127.0.0.1:{port}\"\ncertificate = {{ sha256 = {:?} }}\nmay = [\"receive\"]\n\n[[destination]]\nname = {name:?}\ndicom = {{ peer = {name:?} }}",
+            "[[peer]]\nname = {name:?}\nae_title = {ae_title:?}\naddress = \"127.0.0.1:{port}\"\ncertificate = {{ sha256 = {:?} }}\nmay = [\"receive\", \"query\"]\n\n[[destination]]\nname = {name:?}\ndicom = {{ peer = {name:?} }}",
             identity.sha256
         ))
     }
@@ -144,12 +161,13 @@ impl Site {
     /// The whole text.
     pub fn toml(&self) -> String {
         format!(
-            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\nsegment_mib = 4\nsegments_mib = 8\n\n[timers]\nquiet_seconds = {}\n\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\nfailed_run = {:?}\n{}",
+            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\nsegment_mib = 4\nsegments_mib = 8\n\n[timers]\nquiet_seconds = {}\n{}\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\nfailed_run = {:?}\n{}",
             self.appliance,
             self.data_dir,
             self.dicom,
             self.reserve_mib,
             self.quiet_seconds,
+            self.timers,
             onnxruntime(),
             self.response_timeout_seconds,
             self.failed_run,

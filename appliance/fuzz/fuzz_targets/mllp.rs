@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lightbox::deliver::mllp::{self, Decoder};
+use lightbox::hl7::mllp::{self, Decoder};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((size, rest)) = bytes.split_first() else { return };

@@ -28,6 +28,12 @@ pub enum EventKind {
     InstanceRefused,
     /// A study's revision was closed and routed.
     StudyRouted,
+    /// A series was complete before its study, and given to a model.
+    SeriesRouted,
+    /// An HL7 message came and was kept (110109).
+    OrderReceived,
+    /// A study was put before others.
+    StudyRaised,
     /// A model ran on a study.
     InferenceRun,
     /// A result was made from findings.
@@ -63,6 +69,9 @@ impl EventKind {
             EventKind::InstanceStored => "instance-stored",
             EventKind::InstanceRefused => "instance-refused",
             EventKind::StudyRouted => "study-routed",
+            EventKind::SeriesRouted => "series-routed",
+            EventKind::OrderReceived => "order-received",
+            EventKind::StudyRaised => "study-raised",
             EventKind::InferenceRun => "inference-run",
             EventKind::ResultMade => "result-made",
             EventKind::ResultSent => "result-sent",

@@ -228,7 +228,8 @@ fn numbers(counts: &ByState) -> String {
 
 fn show(out: &mut impl Write, detail: &StudyDetail) -> anyhow::Result<()> {
     let line = &detail.line;
-    writeln!(out, "Study {}: {}, revision {}", line.key, line.state, line.revision)?;
+    let stat = if detail.stat { ", STAT" } else { "" };
+    writeln!(out, "Study {}: {}, revision {}{stat}", line.key, line.state, line.revision)?;
     writeln!(out, "First image {}, last {}", utc_text(line.first_at), utc_text(line.last_at))?;
     if !line.note.is_empty() {
         writeln!(out, "{}", plain(&line.note))?;
@@ -254,6 +255,12 @@ fn show(out: &mut impl Write, detail: &StudyDetail) -> anyhow::Result<()> {
         &["SERIES", "MODALITY", "DESCRIPTION", "IMAGES", "CONFLICTS", "UNREADABLE", "SENT BY"],
         &rows,
     )?;
+    if !detail.early_jobs.is_empty() {
+        writeln!(out, "\nRevision {} is open; on series that are complete:", line.revision + 1)?;
+        for job in &detail.early_jobs {
+            show_job(out, job)?;
+        }
+    }
     for revision in &detail.revisions {
         show_revision(out, revision)?;
     }
@@ -263,6 +270,19 @@ fn show(out: &mut impl Write, detail: &StudyDetail) -> anyhow::Result<()> {
 fn show_revision(out: &mut impl Write, revision: &Revision) -> anyhow::Result<()> {
     writeln!(out, "\nRevision {}, closed {}", revision.revision, utc_text(revision.closed_at))?;
     writeln!(out, "  because: {}", plain(&revision.verdict))?;
+    for piece in items(&revision.evidence, "evidence") {
+        let text = |name: &str| plain(piece[name].as_str().unwrap_or_default());
+        writeln!(out, "    {} says {}: {}", text("kind"), text("says"), text("text"))?;
+    }
+    for series in items(&revision.evidence, "by_series") {
+        let state = if series["complete"] == true { "complete" } else { "NOT COMPLETE" };
+        let because = plain(series["because"].as_str().unwrap_or_default());
+        writeln!(
+            out,
+            "    series {}: {} instances, {state}: {because}",
+            series["series"], series["instances"]
+        )?;
+    }
     writeln!(out, "  rules of site file {}", revision.rule_set.get(..12).unwrap_or(&revision.rule_set))?;
     let mut series = None;
     for decision in &revision.decisions {
@@ -282,6 +302,10 @@ fn show_revision(out: &mut impl Write, revision: &Revision) -> anyhow::Result<()
     Ok(())
 }
 
+fn items<'a>(object: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    object[name].as_array().into_iter().flatten()
+}
+
 /// What a rule saw, without the values that the series does not have.
 fn seen(inputs: &Value) -> String {
     let Value::Object(fields) = inputs else { return String::new() };
@@ -291,6 +315,9 @@ fn seen(inputs: &Value) -> String {
 
 fn show_job(out: &mut impl Write, job: &Job) -> anyhow::Result<()> {
     writeln!(out, "\n  Job {}: model {}, {}, {} tries", job.id, plain(&job.model), job.state, job.attempts)?;
+    if let Some(verdict) = &job.verdict {
+        writeln!(out, "    on series {:?} by itself, because: {}", job.series, plain(verdict))?;
+    }
     if let Some(error) = &job.error {
         writeln!(out, "    error: {}", plain(error))?;
     }

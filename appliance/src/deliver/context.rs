@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::dicom::header::StudyHeader;
-use crate::finding::{InstanceRef, ModelResult};
+use crate::finding::{Code, InstanceRef, ModelResult};
 use crate::phi::Phi;
 
 /// This box, as results name it.
@@ -31,6 +31,19 @@ pub struct Predecessor {
     pub series_uid: Phi<String>,
     /// SOP Instance UID of the earlier document.
     pub sop_instance_uid: Phi<String>,
+}
+
+/// What the order said of the study, for the messages: fixed when the job was first claimed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderContext {
+    /// Placer order number (ORC-2).
+    pub placer: Phi<String>,
+    /// The ordering system's filler order number (ORC-3). Ours is another: we are our result's filler.
+    pub filler: Phi<String>,
+    /// Accession number.
+    pub accession: Phi<String>,
+    /// The procedure as ordered (OBR-4).
+    pub procedure: Option<Code>,
 }
 
 /// Identifiers and times of one result. They are derived from content or fixed in the ledger
@@ -72,6 +85,9 @@ pub struct ResultContext {
     pub findings_text: Vec<String>,
     /// The draft's impression.
     pub impression_text: Vec<String>,
+    /// The order, where there is one.
+    #[serde(default)]
+    pub order: Option<OrderContext>,
     /// The SR of the revision before.
     pub predecessor: Option<Predecessor>,
     /// Identifiers and times.

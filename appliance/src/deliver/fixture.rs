@@ -121,6 +121,7 @@ pub fn detection() -> ResultContext {
         },
         findings_text: vec!["Finding 1: Bright disk.".into(), "Finding 2: Bright disk, flagged.".into()],
         impression_text: vec!["2 findings; 1 flagged.".into()],
+        order: None,
         predecessor: None,
         ids: ResultIds {
             series_uid: "2.25.3001".into(),

@@ -4,11 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use time::OffsetDateTime;
 
 use crate::clock::from_ms;
 use crate::dicom::charset;
 use crate::finding::{Code, Finding};
+use crate::hl7::time_stamp_utc;
 
 use super::context::ResultContext;
 use super::notes::{NOT_FOR_CLINICAL_USE, absence, contradicts_itself, decimal, notes};
@@ -43,7 +43,7 @@ pub struct OruSettings {
     pub identifier_type: String,
     /// PV1-2, HL7 table 0004; images do not tell it, so `U` (unknown) by default.
     pub patient_class: String,
-    /// OBR-4; `None` takes the procedure of the model's manifest.
+    /// OBR-4; `None` takes the procedure of the order, else of the model's manifest.
     pub procedure: Option<Code>,
     /// OBX-3 of the banner and the notes.
     pub report_code: Code,
@@ -206,16 +206,26 @@ fn studied(context: &ResultContext) -> String {
 fn order(message: &mut Message, context: &ResultContext, settings: &OruSettings, created: &str) {
     let device = &context.device;
     let filler = format!("{}^{}", escape(&context.ids.filler_order_number), escape(&device.station));
-    let procedure = settings.procedure.as_ref().unwrap_or(&context.result.model.procedure);
-    message.segment("ORC", &[(1, "RE".into()), (3, filler.clone())]);
+    let ordered = context.order.as_ref();
+    let procedure =
+        settings.procedure.as_ref().or_else(|| ordered.and_then(|order| order.procedure.as_ref()));
+    let procedure = procedure.unwrap_or(&context.result.model.procedure);
+    let placer = ordered.map(|order| escape(order.placer.expose())).unwrap_or_default();
+    // The images' accession number is the one that their study was made under.
+    let mut accession = header_text(context, 0x0008, 0x0050);
+    if accession.is_empty() {
+        accession = ordered.map(|order| order.accession.expose().clone()).unwrap_or_default();
+    }
+    message.segment("ORC", &[(1, "RE".into()), (2, placer.clone()), (3, filler.clone())]);
     message.segment(
         "OBR",
         &[
             (1, "1".into()),
+            (2, placer),
             (3, filler),
             (4, coded(procedure)),
             (7, studied(context)),
-            (18, escape(&header_text(context, 0x0008, 0x0050))),
+            (18, escape(&accession)),
             (22, created.to_owned()),
             (24, "RAD".into()),
             (25, "P".into()),
@@ -360,18 +370,6 @@ fn group(finding: &Finding, tracking_uid: &str, sub_id: &str) -> Result<Vec<Obse
 /// CE.
 fn coded(code: &Code) -> String {
     format!("{}^{}^{}", escape(&code.value), escape(&code.meaning), escape(&code.scheme))
-}
-
-fn time_stamp_utc(at: OffsetDateTime) -> String {
-    format!(
-        "{:04}{:02}{:02}{:02}{:02}{:02}+0000",
-        at.year(),
-        u8::from(at.month()),
-        at.day(),
-        at.hour(),
-        at.minute(),
-        at.second()
-    )
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ pub mod context;
 pub(crate) mod fixture;
 pub mod hl7;
 pub mod implicit;
-pub mod mllp;
 mod notes;
 pub mod queue;
 pub mod sender;

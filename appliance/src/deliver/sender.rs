@@ -10,13 +10,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::hl7::OruSettings;
 use super::implicit;
-use super::mllp::{self, AckPolicy, Disposition};
 use crate::dicom::association::{Association, AssociationError, Limits};
 use crate::dicom::dimse::{C_STORE_RQ, C_STORE_RSP, Command};
 use crate::dicom::peer;
 use crate::dicom::services::{COMPREHENSIVE_3D_SR, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
 use crate::dicom::status;
 use crate::dicom::tls::{self, Known, OwnIdentity, TlsError};
+use crate::hl7::mllp::{self, AckPolicy, Disposition};
 use crate::phi::Phi;
 
 /// How a try to send ended.

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::audit::chain::hex;
 use crate::clock::SharedClock;
-use crate::deliver::mllp::{self, AckCode};
+use crate::hl7::mllp::{self, AckCode};
 use crate::phi::Phi;
 use crate::store::folder;
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dicom::age;
 use crate::dicom::header::Header;
+use crate::phi::Phi;
 
 /// The routing attributes of one instance; those of a series are its first instance's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +35,10 @@ pub struct Attributes {
     pub slice_thickness_mm: Option<f64>,
     /// Instance Number (0020,0013).
     pub instance_number: Option<i64>,
+    /// Accession Number (0008,0050): what an order is matched by; rules cannot ask for it.
+    pub accession: Option<Phi<String>>,
+    /// Patient ID (0010,0020), as `accession`.
+    pub patient_id: Option<Phi<String>>,
 }
 
 impl Attributes {
@@ -59,6 +64,8 @@ impl Attributes {
                 .and_then(|text| text.split('\\').next().and_then(|first| first.trim().parse().ok()))
                 .filter(|mm: &f64| mm.is_finite()),
             instance_number: header.ascii(tags::INSTANCE_NUMBER).and_then(|text| text.parse().ok()),
+            accession: header.text(tags::ACCESSION_NUMBER).map(Phi::new),
+            patient_id: header.text(tags::PATIENT_ID).map(Phi::new),
         }
     }
 }

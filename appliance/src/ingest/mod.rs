@@ -5,6 +5,7 @@ pub mod announce;
 pub mod commitment;
 pub mod completion;
 pub mod listener;
+pub mod orders;
 pub mod receive;
 pub mod retrieved;
 pub mod rules;

@@ -288,6 +288,7 @@ fn sample() -> SeriesFacts {
             age_years: Some(50.0),
             slice_thickness_mm: Some(1.0),
             instance_number: Some(1),
+            ..Attributes::default()
         },
         calling_ae: "X".into(),
         peer: "X".into(),

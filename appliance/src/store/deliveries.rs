@@ -32,8 +32,9 @@ pub struct Claim {
     pub message_control_id: String,
 }
 
-/// Claims the oldest delivery that is due. A later result of the same model on the same study waits
-/// for the earlier one, so that a destination never gets a revision before its predecessor.
+/// Claims the next delivery that is due, STAT studies first, then the oldest. A later result of the same
+/// model on the same study (or the same series, where it looks at each by itself) waits for the earlier
+/// one, so that a destination never gets a revision before its predecessor.
 pub fn claim(
     writer: &Writer<'_>,
     destination: &str,
@@ -46,11 +47,12 @@ pub fn claim(
             "SELECT d.id, s.key, d.attempts, d.queued_at, r.sr_file, r.sr_instance_uid, r.oru_files,
                 r.message_control_id
              FROM deliveries d JOIN results r ON r.id = d.result_id JOIN studies s ON s.id = r.study_id
+                JOIN jobs j ON j.id = r.job_id
              WHERE d.destination = ?1 AND d.state = ?2 AND d.next_at <= ?3 AND NOT EXISTS (
-                SELECT 1 FROM deliveries e JOIN results q ON q.id = e.result_id
+                SELECT 1 FROM deliveries e JOIN results q ON q.id = e.result_id JOIN jobs k ON k.id = q.job_id
                 WHERE e.destination = d.destination AND q.study_id = r.study_id AND q.model = r.model
-                    AND q.id < r.id AND e.state IN (?2, ?4))
-             ORDER BY d.id LIMIT 1",
+                    AND k.scope = j.scope AND q.id < r.id AND e.state IN (?2, ?4))
+             ORDER BY s.priority DESC, d.id LIMIT 1",
         )?
         .query_row(
             params![destination, DeliveryState::Queued.as_str(), now, DeliveryState::Sending.as_str()],

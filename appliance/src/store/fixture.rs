@@ -19,6 +19,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::deliver::fixture;
 use crate::dicom::header;
 use crate::finding::ModelResult;
+use crate::ingest::completion::policy::Policy;
 use crate::ingest::completion::{self, Closed};
 use crate::ingest::rules::RuleSet;
 use crate::phi::Phi;
@@ -88,8 +89,9 @@ impl Fixture {
     pub fn close(&self) -> Vec<Closed> {
         self.clock.advance(Duration::from_secs(61));
         let rules = RuleSet::compile(&self.site).expect("rules");
+        let policy = Policy::of(&self.site);
         self.ledger
-            .write_blocking(move |writer| completion::close_due(writer, 60_000, &rules))
+            .write_blocking(move |writer| completion::close_due(writer, &policy, &rules))
             .expect("closed")
     }
 
@@ -199,6 +201,8 @@ allow_unsigned_models = true
 certificate = "lightbox.crt"
 key = "lightbox.key"
 authorities = ["ca.crt"]
+[timers]
+quiet_seconds = 60
 [[peer]]
 name = "pacs"
 ae_title = "PACS"

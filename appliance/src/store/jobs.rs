@@ -7,11 +7,18 @@ use serde_json::{Value, json};
 
 use super::ledger::{LedgerError, Writer, json_column};
 use super::objects::ObjectId;
+use super::orders;
 use crate::audit::{Event, EventKind, Outcome};
-use crate::deliver::context::{Predecessor, ResultContext};
+use crate::deliver::context::{OrderContext, Predecessor, ResultContext};
 use crate::finding::{InstanceRef, ModelResult};
 use crate::job::{DeliveryState, JobState, State, StudyState};
 use crate::phi::Phi;
+
+mod on_series;
+#[cfg(test)]
+mod tests;
+
+pub use on_series::{OnSeries, covered, under_way, write_on_series};
 
 /// A job that this process holds.
 #[derive(Clone, Debug)]
@@ -36,8 +43,12 @@ pub struct Claim {
     pub attempts: u32,
     /// When it was first claimed: the time that its results carry.
     pub started_ms: i64,
-    /// How the study was judged complete.
+    /// How the study, or the one series, was judged complete.
     pub verdict: String,
+    /// Of a job on one series: the series and the last instance of it that the job sees.
+    pub on_series: Option<(Phi<String>, i64)>,
+    /// The order's identifiers as of the first claim: results carry them.
+    pub order: Option<OrderContext>,
 }
 
 /// An instance of a revision.
@@ -51,12 +62,14 @@ pub struct Instance {
     pub readable: bool,
 }
 
-/// Claims the next job that is due, oldest study first, until `lease_until`.
+/// Claims the next job that is due, STAT studies first, then the oldest job, until `lease_until`. What
+/// its results will carry (time, order) is fixed with the first claim.
 pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<Claim>, LedgerError> {
     let (tx, now) = (writer.tx(), writer.now_ms());
     let due: Option<i64> = tx
         .prepare_cached(
-            "SELECT id FROM jobs WHERE state = ?1 AND next_at <= ?2 ORDER BY created_at, id LIMIT 1",
+            "SELECT j.id FROM jobs j JOIN studies s ON s.id = j.study_id
+             WHERE j.state = ?1 AND j.next_at <= ?2 ORDER BY s.priority DESC, j.created_at, j.id LIMIT 1",
         )?
         .query_row(params![JobState::Waiting.as_str(), now], |row| row.get(0))
         .optional()?;
@@ -67,17 +80,19 @@ pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<C
             started_at = coalesce(started_at, ?4) WHERE id = ?1",
     )?
     .execute(params![id, owner, now + lease_ms, now])?;
+    fix_order(writer, id)?;
     let claim = tx
         .prepare_cached(
             "SELECT j.study_id, s.key, s.study_uid, j.revision, j.model, j.series, j.deliver, j.attempts,
-                j.started_at, r.verdict
+                j.started_at, coalesce(j.verdict, r.verdict), j.scope, j.through, j.order_context
              FROM jobs j JOIN studies s ON s.id = j.study_id
-                JOIN revisions r ON r.study_id = j.study_id AND r.revision = j.revision
+                LEFT JOIN revisions r ON r.study_id = j.study_id AND r.revision = j.revision
              WHERE j.id = ?1",
         )?
         .query_row([id], |row| {
             let series: Vec<String> = json_column(row, 5)?;
             let deliver: BTreeMap<String, String> = json_column(row, 6)?;
+            let scope: String = row.get(10)?;
             Ok(Claim {
                 id,
                 study_id: row.get(0)?,
@@ -90,9 +105,30 @@ pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<C
                 attempts: row.get(7)?,
                 started_ms: row.get(8)?,
                 verdict: row.get(9)?,
+                on_series: if scope.is_empty() { None } else { Some((Phi::new(scope), row.get(11)?)) },
+                order: json_column(row, 12)?,
             })
         })?;
     Ok(Some(claim))
+}
+
+/// Writes the order's identifiers to a job that has none yet: an order that changes between a crash and
+/// the next try must not change the message that goes out under the same control id.
+fn fix_order(writer: &Writer<'_>, id: i64) -> Result<(), LedgerError> {
+    let tx = writer.tx();
+    let found: Option<(i64, String)> = tx
+        .prepare_cached(
+            "SELECT s.id, s.study_uid FROM jobs j JOIN studies s ON s.id = j.study_id
+             WHERE j.id = ?1 AND j.order_context IS NULL",
+        )?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((study_id, study_uid)) = found else { return Ok(()) };
+    let order = orders::of_stored_study(tx, study_id, &Phi::new(study_uid))?;
+    let context = order.map(|order| order.context());
+    tx.prepare_cached("UPDATE jobs SET order_context = ?2 WHERE id = ?1")?
+        .execute(params![id, json!(context).to_string()])?;
+    Ok(())
 }
 
 fn move_to(writer: &Writer<'_>, id: i64, next: JobState) -> Result<(), LedgerError> {
@@ -123,14 +159,19 @@ pub fn reclaim(writer: &Writer<'_>, owner: &str) -> Result<usize, LedgerError> {
     Ok(held.len())
 }
 
-/// The instances of a study up to a revision, in the order of their objects' names, which depends
-/// on nothing but their content.
-pub fn instances(reader: &Connection, study_id: i64, revision: u32) -> Result<Vec<Instance>, LedgerError> {
+/// The instances that a job sees, in the order of their objects' names, which depends on nothing but
+/// their content: those of the study up to the job's revision, or those of its series up to the one that
+/// was the last when the job was written. Neither changes with what comes later.
+pub fn instances(reader: &Connection, claim: &Claim) -> Result<Vec<Instance>, LedgerError> {
+    let on_series = claim.on_series.as_ref().map(|(series, through)| (series.expose(), through));
     let mut statement = reader.prepare_cached(
         "SELECT series_uid, sop_class_uid, sop_instance_uid, modality, frames, object, state FROM instances
-         WHERE study_id = ?1 AND revision <= ?2 AND state NOT IN ('conflict', 'missing') ORDER BY object",
+         WHERE study_id = ?1 AND state NOT IN ('conflict', 'missing')
+            AND CASE WHEN ?3 IS NULL THEN revision <= ?2 ELSE series_uid = ?3 AND id <= ?4 END
+         ORDER BY object",
     )?;
-    let rows = statement.query_map(params![study_id, revision], |row| {
+    let (series, through) = on_series.unzip();
+    let rows = statement.query_map(params![claim.study_id, claim.revision, series, through], |row| {
         let reference = InstanceRef {
             series_uid: Phi::new(row.get(0)?),
             sop_class_uid: row.get(1)?,
@@ -149,18 +190,15 @@ pub fn instances(reader: &Connection, study_id: i64, revision: u32) -> Result<Ve
     Ok(found)
 }
 
-/// The document that a new result of this model on this study replaces.
-pub fn predecessor(
-    reader: &Connection,
-    study_id: i64,
-    model: &str,
-) -> Result<Option<Predecessor>, LedgerError> {
+/// The document that a new result of this model on this study, or on this series, replaces.
+pub fn predecessor(reader: &Connection, claim: &Claim) -> Result<Option<Predecessor>, LedgerError> {
+    let scope = claim.on_series.as_ref().map_or("", |(series, _)| series.expose().as_str());
     Ok(reader
         .prepare_cached(
-            "SELECT sr_series_uid, sr_instance_uid FROM results WHERE study_id = ?1 AND model = ?2
-             ORDER BY id DESC LIMIT 1",
+            "SELECT r.sr_series_uid, r.sr_instance_uid FROM results r JOIN jobs j ON j.id = r.job_id
+             WHERE r.study_id = ?1 AND r.model = ?2 AND j.scope = ?3 ORDER BY r.id DESC LIMIT 1",
         )?
-        .query_row(params![study_id, model], |row| {
+        .query_row(params![claim.study_id, claim.model, scope], |row| {
             Ok(Predecessor { series_uid: Phi::new(row.get(0)?), sop_instance_uid: Phi::new(row.get(1)?) })
         })
         .optional()?)

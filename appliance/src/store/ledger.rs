@@ -7,13 +7,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use lightbox_bootstrap::identity::DeviceIdentity;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::schema::MIGRATIONS;
 use crate::audit::{self, Event};
@@ -132,6 +133,7 @@ struct Inner {
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     readers: Mutex<Vec<Connection>>,
     boot: String,
+    evidence: Arc<Notify>,
 }
 
 impl Drop for Inner {
@@ -174,9 +176,11 @@ impl Ledger {
         let boot: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let (sender, receiver) = mpsc::channel::<Operation>();
         let writer_boot = boot.clone();
+        let evidence = Evidence::watch(&mut connection)?;
+        let notify = evidence.notify.clone();
         let writer = std::thread::Builder::new()
             .name("ledger-writer".into())
-            .spawn(move || run_writer(connection, &receiver, &identity, &clock, &writer_boot))
+            .spawn(move || run_writer(connection, &receiver, &identity, &clock, &writer_boot, &evidence))
             .map_err(|error| LedgerError::Illegal(format!("the writer thread did not start: {error}")))?;
         Ok(Ledger {
             inner: Arc::new(Inner {
@@ -185,6 +189,7 @@ impl Ledger {
                 writer: Mutex::new(Some(writer)),
                 readers: Mutex::new(Vec::new()),
                 boot,
+                evidence: notify,
             }),
         })
     }
@@ -192,6 +197,12 @@ impl Ledger {
     /// Identifies this start of the daemon: owner of the leases it takes.
     pub fn boot(&self) -> &str {
         &self.inner.boot
+    }
+
+    /// Told after each commit that wrote something which may complete a study: an instance, a procedure
+    /// step, an announcement, an order, a count. Only of this process's commits.
+    pub fn evidence(&self) -> Arc<Notify> {
+        self.inner.evidence.clone()
     }
 
     /// Runs a closure in the next transaction; the answer comes after the commit is on disk.
@@ -265,6 +276,36 @@ impl Ledger {
     }
 }
 
+/// Tells of commits that bear on the completeness of studies. It looks at the tables that change, so
+/// that no writer can forget to tell.
+struct Evidence {
+    notify: Arc<Notify>,
+    written: Arc<AtomicBool>,
+}
+
+impl Evidence {
+    const TABLES: &[&str] = &["instances", "procedure_steps", "announcements", "orders", "counts"];
+
+    fn watch(connection: &mut Connection) -> Result<Self, LedgerError> {
+        let written = Arc::new(AtomicBool::new(false));
+        let seen = written.clone();
+        connection
+            .update_hook(Some(move |_, _: &str, table: &str, _| {
+                if Self::TABLES.contains(&table) {
+                    seen.store(true, Ordering::Relaxed);
+                }
+            }))
+            .map_err(|error| sqlite("opening", &error))?;
+        Ok(Evidence { notify: Arc::new(Notify::new()), written })
+    }
+
+    fn committed(&self) {
+        if self.written.swap(false, Ordering::Relaxed) {
+            self.notify.notify_one();
+        }
+    }
+}
+
 /// Opens a ledger for reading only, as the command line does beside a running daemon.
 pub fn open_reader(path: &Path) -> Result<Connection, LedgerError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -302,12 +343,21 @@ fn migrate(connection: &mut Connection) -> Result<(), LedgerError> {
     if found > MIGRATIONS.len() {
         return Err(LedgerError::TooNew { found, known: MIGRATIONS.len() });
     }
+    // A migration may make a table anew, which foreign keys to it would forbid; SQLite takes this
+    // setting outside of transactions only.
+    connection.pragma_update(None, "foreign_keys", false)?;
     for (index, sql) in MIGRATIONS.iter().enumerate().skip(found) {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         tx.execute_batch(sql).map_err(|error| sqlite("migrating", &error))?;
         tx.pragma_update(None, "user_version", index as u32 + 1)?;
+        let dangling: bool =
+            tx.query_row("SELECT EXISTS (SELECT 1 FROM pragma_foreign_key_check)", [], |row| row.get(0))?;
+        if dangling {
+            return Err(LedgerError::Illegal("a migration left rows that refer to nothing".into()));
+        }
         tx.commit().map_err(|error| sqlite("migrating", &error))?;
     }
+    connection.pragma_update(None, "foreign_keys", true)?;
     Ok(())
 }
 
@@ -317,6 +367,7 @@ fn run_writer(
     identity: &DeviceIdentity,
     clock: &SharedClock,
     boot: &str,
+    evidence: &Evidence,
 ) {
     while let Ok(first) = operations.recv() {
         let mut group = vec![first];
@@ -327,6 +378,7 @@ fn run_writer(
             }
         }
         run_group(&mut connection, group, identity, clock, boot);
+        evidence.committed();
     }
 }
 

@@ -25,6 +25,7 @@ pub mod indexer;
 pub mod jobs;
 pub mod ledger;
 pub mod objects;
+pub mod orders;
 pub mod queries;
 pub mod replay;
 pub mod results;

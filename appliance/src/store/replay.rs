@@ -99,7 +99,8 @@ pub fn replay_job(writer: &Writer<'_>, id: i64, by: &By) -> Result<String, Ledge
     if state != JobState::Failed.as_str() || !JobState::Failed.may_become(JobState::Waiting) {
         return refuse(format!("job {id} is {state}: only a failed job can be replayed"));
     }
-    if revision != last_revision {
+    // A job on one series may be of the revision that is still open.
+    if revision < last_revision {
         return refuse(format!(
             "job {id} is of revision {revision}, and the study is at revision {last_revision}: only jobs of the last revision can be replayed"
         ));

@@ -200,4 +200,104 @@ ALTER TABLE deliveries ADD COLUMN committed_at INTEGER;
 CREATE INDEX deliveries_by_commit ON deliveries (destination, commit_state, commit_next_at);
 CREATE INDEX deliveries_by_transaction ON deliveries (commit_transaction);
 "#,
+    r#"
+-- Evidence of completeness, jobs on one series, orders.
+ALTER TABLE studies ADD COLUMN priority INTEGER NOT NULL DEFAULT 0; -- 1: STAT
+
+CREATE TABLE counts (                       -- what a PACS answered when it was asked for its count
+    study_id        INTEGER PRIMARY KEY REFERENCES studies (id),
+    peer            TEXT NOT NULL,
+    asked_at        INTEGER NOT NULL,
+    tries           INTEGER NOT NULL,       -- since the last new instance
+    instances       INTEGER,                -- NULL: it did not tell
+    series          TEXT NOT NULL,          -- JSON: [{"series_uid", "modality", "instances"}]
+    fault           TEXT                    -- why there is no answer, without PHI
+);
+
+-- SQLite cannot drop the old UNIQUE, so the table is made anew.
+CREATE TABLE jobs_next (
+    id              INTEGER PRIMARY KEY,
+    study_id        INTEGER NOT NULL REFERENCES studies (id),
+    revision        INTEGER NOT NULL,
+    model           TEXT NOT NULL,          -- name in the site file
+    state           TEXT NOT NULL,          -- job::JobState
+    series          TEXT NOT NULL,          -- JSON list of Series Instance UIDs
+    deliver         TEXT NOT NULL,          -- JSON list of destinations
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    next_at         INTEGER NOT NULL,
+    owner           TEXT,                   -- the boot that holds the lease
+    lease_until     INTEGER,
+    created_at      INTEGER NOT NULL,
+    started_at      INTEGER,                -- first claim: the time that results carry, fixed once
+    finished_at     INTEGER,
+    model_digest    TEXT,
+    timings         TEXT,                   -- JSON: ms per stage
+    error           TEXT,                   -- why it failed, without PHI
+    outcome         TEXT,                   -- JSON: finding::ModelResult
+    scope           TEXT NOT NULL DEFAULT '', -- Series Instance UID of a job on one series, else empty
+    through         INTEGER NOT NULL DEFAULT 0, -- of a job on one series: the last instances.id that it sees
+    verdict         TEXT,                   -- of a job on one series: why the series counted as complete
+    order_context   TEXT,                   -- JSON: the order's identifiers as of the first claim
+    UNIQUE (study_id, revision, model, scope, through)
+);
+INSERT INTO jobs_next (id, study_id, revision, model, state, series, deliver, attempts, next_at, owner, lease_until,
+    created_at, started_at, finished_at, model_digest, timings, error, outcome)
+    SELECT id, study_id, revision, model, state, series, deliver, attempts, next_at, owner, lease_until,
+    created_at, started_at, finished_at, model_digest, timings, error, outcome FROM jobs;
+DROP TABLE jobs;
+ALTER TABLE jobs_next RENAME TO jobs;
+CREATE INDEX jobs_by_state ON jobs (state, next_at);
+CREATE INDEX jobs_by_study ON jobs (study_id, scope);
+
+CREATE TABLE orders_inbox (                 -- every HL7 message that came, as it came
+    id              INTEGER PRIMARY KEY,
+    received_at     INTEGER NOT NULL,
+    source          TEXT NOT NULL,          -- name in the site file
+    sender          TEXT NOT NULL,          -- MSH-3 and MSH-4
+    control_id      TEXT NOT NULL,          -- MSH-10; PHI, as it may be anything
+    body_digest     TEXT NOT NULL,          -- of what it says: tells a repeat from a reused MSH-10
+    kind            TEXT NOT NULL,          -- ORM^O01 and so on; empty where it could not be read
+    state           TEXT NOT NULL,          -- applied | refused
+    note            TEXT NOT NULL,          -- what was done with it, or why not; without PHI
+    orders          INTEGER NOT NULL,       -- how many orders it changed
+    raw             BLOB NOT NULL
+);
+CREATE INDEX orders_inbox_by_id ON orders_inbox (source, sender, control_id);
+
+CREATE TABLE orders (                       -- PHI throughout
+    id              INTEGER PRIMARY KEY,
+    source          TEXT NOT NULL,
+    message_id      INTEGER NOT NULL REFERENCES orders_inbox (id), -- the last one that changed it
+    status          TEXT NOT NULL,          -- NW | XO | CA | DC
+    placer          TEXT NOT NULL,
+    filler          TEXT NOT NULL,
+    accession       TEXT NOT NULL,
+    study_uid       TEXT NOT NULL,
+    patient_id      TEXT NOT NULL,
+    patient_issuer  TEXT NOT NULL,
+    stat            INTEGER NOT NULL,
+    modality        TEXT NOT NULL,
+    station_ae      TEXT NOT NULL,
+    procedure       TEXT NOT NULL,          -- JSON: {"code", "meaning", "scheme"}
+    scheduled       TEXT NOT NULL,          -- HL7 time stamp, as sent
+    expected_series INTEGER,
+    expected_instances INTEGER,
+    created_at      INTEGER NOT NULL,
+    updated_at      INTEGER NOT NULL
+);
+CREATE INDEX orders_by_study ON orders (study_uid);
+CREATE INDEX orders_by_accession ON orders (accession);
+CREATE INDEX orders_by_filler ON orders (source, filler);
+CREATE INDEX orders_by_placer ON orders (source, placer);
+CREATE INDEX orders_by_patient ON orders (patient_id);
+
+CREATE TABLE patient_merges (               -- ADT^A40: the prior identifier now means the other one
+    prior_id        TEXT NOT NULL,
+    prior_issuer    TEXT NOT NULL,
+    patient_id      TEXT NOT NULL,
+    patient_issuer  TEXT NOT NULL,
+    at              INTEGER NOT NULL,
+    PRIMARY KEY (prior_id, prior_issuer)
+);
+"#,
 ];

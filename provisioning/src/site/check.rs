@@ -6,18 +6,19 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 
+use super::completion;
 use super::locate::{line_at, line_of};
 use super::raw::Names;
 use super::{Capability, Certificate, Problem, Site, SiteError, SiteFile};
 
 /// Collects problems while the checks go on, so that a site sees all of them at once.
-struct Problems<'a> {
+pub(super) struct Problems<'a> {
     text: &'a str,
     found: Vec<Problem>,
 }
 
 impl Problems<'_> {
-    fn add(&mut self, key: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn add(&mut self, key: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) {
         let key = key.into();
         self.found.push(Problem {
             line: line_of(self.text, &key),
@@ -60,6 +61,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Site, SiteError> {
         certificate(&format!("operator[{index}].certificate"), &operator.certificate, &file, &mut problems);
     }
     check_rules(&file, &models, &destinations, &mut problems);
+    completion::check(&file, &peers, &mut problems);
     problems.into_result(path)?;
     join_paths(&mut file, path.parent().unwrap_or(Path::new("")));
     let revision = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -119,7 +121,7 @@ fn appliance(file: &SiteFile, problems: &mut Problems<'_>) {
     socket("admin.listen", &file.admin.listen, problems);
 }
 
-fn socket(key: &str, value: &str, problems: &mut Problems<'_>) {
+pub(super) fn socket(key: &str, value: &str, problems: &mut Problems<'_>) {
     if value.parse::<std::net::SocketAddr>().is_err() {
         problems.add(
             key,
@@ -140,6 +142,12 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
         ("store.segment_mib", file.store.segment_mib, 4, 1024),
         ("store.segments_mib", file.store.segments_mib, 8, 1_048_576),
         ("timers.quiet_seconds", file.timers.quiet_seconds, 1, 86_400),
+        ("timers.longest_seconds", file.timers.longest_seconds, 1, 86_400),
+        ("timers.settle_seconds", file.timers.settle_seconds, 1, 600),
+        ("orders.max_message_kib", file.orders.max_message_kib, 1, 65_536),
+        ("orders.message_timeout_seconds", file.orders.message_timeout_seconds, 1, 600),
+        ("orders.idle_timeout_seconds", file.orders.idle_timeout_seconds, 1, 86_400),
+        ("orders.connections_per_source", file.orders.connections_per_source.into(), 1, 256),
         ("query.deadline_seconds", file.query.deadline_seconds, 1, 3600),
         ("query.retrieve_deadline_seconds", file.query.retrieve_deadline_seconds, 1, 86_400),
         ("query.max_matches", file.query.max_matches as u64, 1, 100_000),
@@ -178,7 +186,11 @@ fn ae_title(key: &str, value: &str, problems: &mut Problems<'_>) {
 }
 
 /// Checks that names are not empty and not given twice; yields their index.
-fn names<'a>(table: &str, all: impl Iterator<Item = &'a str>, problems: &mut Problems<'_>) -> Names {
+pub(super) fn names<'a>(
+    table: &str,
+    all: impl Iterator<Item = &'a str>,
+    problems: &mut Problems<'_>,
+) -> Names {
     let mut seen = Names::new();
     for (index, name) in all.enumerate() {
         let key = format!("{table}[{index}].name");
@@ -245,7 +257,7 @@ fn host_and_port(key: &str, value: &str, problems: &mut Problems<'_>) {
     }
 }
 
-fn certificate(key: &str, known: &Certificate, file: &SiteFile, problems: &mut Problems<'_>) {
+pub(super) fn certificate(key: &str, known: &Certificate, file: &SiteFile, problems: &mut Problems<'_>) {
     let given = [&known.sha256, &known.spki_sha256, &known.name].iter().filter(|way| way.is_some()).count();
     if given != 1 {
         problems.add(

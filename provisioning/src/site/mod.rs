@@ -5,6 +5,7 @@
 //! text names on this machine. Both run before a port opens.
 
 mod check;
+mod completion;
 mod locate;
 pub mod raw;
 mod reference;
@@ -13,6 +14,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use check::parse_fingerprint;
+pub use completion::field_name;
 pub use raw::*;
 pub use reference::reference_markdown;
 

@@ -26,6 +26,9 @@ pub struct SiteFile {
     /// When a study counts as complete.
     #[serde(default)]
     pub timers: Timers,
+    /// Orders from the RIS.
+    #[serde(default)]
+    pub orders: Orders,
     /// How models are run.
     #[serde(default)]
     pub infer: Infer,
@@ -165,15 +168,83 @@ impl Default for Store {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timers {
-    /// A study with no new instance for this long is closed and processed, in seconds. An image
-    /// that comes later opens a new revision.
+    /// A study with no new instance for this long is closed and processed, in seconds, where no better
+    /// evidence tells (procedure steps, announcements, the PACS's count, the order). An image that comes
+    /// later opens a new revision.
     pub quiet_seconds: u64,
+    /// Evidence against completeness (a procedure step in progress, an instance that is listed and not
+    /// here, a higher count at the PACS) keeps a study waiting at most so long after its last instance,
+    /// in seconds. Then it is closed, and the verdict says what was missing.
+    pub longest_seconds: u64,
+    /// Silence after which a mere number is asked for and believed (the PACS's count, the order's
+    /// expected series), in seconds.
+    pub settle_seconds: u64,
+    /// Name of the peer that is asked by C-FIND how many instances a study has. A PACS that does not
+    /// answer never holds a study up.
+    pub count_at: Option<String>,
 }
 
 impl Default for Timers {
     fn default() -> Self {
-        Timers { quiet_seconds: 60 }
+        Timers { quiet_seconds: 30, longest_seconds: 900, settle_seconds: 2, count_at: None }
     }
+}
+
+/// `[orders]`: orders from the RIS by HL7 v2 (ORM^O01, OMI^O23, ADT^A08, ADT^A40) over MLLP.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Orders {
+    /// Address and port for MLLP over mutually authenticated TLS, e.g. `0.0.0.0:2575`. Without it this
+    /// box takes no orders by TLS.
+    pub listen: Option<String>,
+    /// Address and port for MLLP *without* TLS. Needs `allow_plaintext = true`.
+    pub plaintext_listen: Option<String>,
+    /// Accept patient data over connections that nobody has encrypted or authenticated.
+    pub allow_plaintext: bool,
+    /// Who may send.
+    pub source: Vec<OrderSource>,
+    /// Largest message, in KiB; a larger one ends the connection.
+    pub max_message_kib: u64,
+    /// Time that a source has to send one message, from its first byte to its last, in seconds.
+    pub message_timeout_seconds: u64,
+    /// Time that a connection may stay without a message, in seconds.
+    pub idle_timeout_seconds: u64,
+    /// Connections of one source at once; one more is closed.
+    pub connections_per_source: u32,
+    /// Where an order says how many series the study will have: segment and field, e.g. `ZDS-5`. HL7
+    /// has no field of its own for it.
+    pub expected_series_field: Option<String>,
+    /// The same for the number of instances.
+    pub expected_instances_field: Option<String>,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Orders {
+            listen: None,
+            plaintext_listen: None,
+            allow_plaintext: false,
+            source: Vec::new(),
+            max_message_kib: 1024,
+            message_timeout_seconds: 30,
+            idle_timeout_seconds: 3600,
+            connections_per_source: 8,
+            expected_series_field: None,
+            expected_instances_field: None,
+        }
+    }
+}
+
+/// `[[orders.source]]`: a RIS or interface engine that may send orders.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrderSource {
+    /// Name shown with each message.
+    pub name: String,
+    /// How its certificate is known. Needed unless `address` is given.
+    pub certificate: Option<Certificate>,
+    /// IP address from which it sends without TLS. Needs `orders.allow_plaintext = true`.
+    pub address: Option<String>,
 }
 
 /// `[infer]`: how models are run.
@@ -452,6 +523,24 @@ pub struct Rule {
     /// If it matches, later rules do not look at this series.
     #[serde(default)]
     pub stop: bool,
+    /// Instead of `timers.quiet_seconds` for the series that it matches, in seconds. Where several rules
+    /// match, the longest counts.
+    pub quiet_seconds: Option<u64>,
+    /// `study` starts the models when the study is complete; `series` starts them on each series as soon
+    /// as that series is complete, and makes a result of its own for each.
+    #[serde(default)]
+    pub start: Start,
+}
+
+/// When a rule's models start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// When the study is complete: one result for all its series.
+    #[default]
+    Study,
+    /// When a series is complete: one result for each.
+    Series,
 }
 
 /// Whether results leave the box.

@@ -129,8 +129,8 @@ fn form<'a>(property: &'a Value, definitions: &'a Map<String, Value>) -> (String
     };
     let words = match kind {
         Some("array") => {
-            let (item, _) = property.get("items").map(|item| form(item, definitions)).unwrap_or_default();
-            return (format!("list of {item}"), None);
+            let (item, inner) = property.get("items").map(|item| form(item, definitions)).unwrap_or_default();
+            return (format!("list of {item}"), inner);
         }
         Some("string") => "text",
         Some("integer") => "whole number",

@@ -2,6 +2,7 @@
 
 pub mod curl;
 pub mod mllp;
+pub mod order_sender;
 pub mod orthanc;
 pub mod port;
 pub mod power_cut;

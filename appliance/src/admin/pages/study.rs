@@ -68,7 +68,7 @@ pub(super) fn summary(line: &StudyLine) -> Markup {
 pub fn study(page: &Page<'_>, detail: &StudyDetail) -> Markup {
     let line = &detail.line;
     let content = html! {
-        h1 { "Study " code { (line.key) } " " (state(&line.state)) }
+        h1 { "Study " code { (line.key) } " " (state(&line.state)) @if detail.stat { " " span.tag.warn { "STAT" } } }
         section.card {
             dl.facts {
                 dt { "Revision" } dd { @if line.revision == 0 { "none closed yet" } @else { (line.revision) } }
@@ -80,8 +80,14 @@ pub fn study(page: &Page<'_>, detail: &StudyDetail) -> Markup {
             (series_table(&detail.series_list))
         }
         @if detail.revisions.is_empty() {
-            p { "No revision is closed: the study goes to the rules when no image has come for "
+            p { "No revision is closed: the study goes to the rules when evidence says that it is complete, or when no image has come for "
                 (page.site.file.timers.quiet_seconds) " s." }
+        }
+        @if !detail.early_jobs.is_empty() {
+            section.card {
+                h2 { "Series given to their models before the study is complete" }
+                @for job in &detail.early_jobs { (one_job(page, detail, line.revision + 1, job)) }
+            }
         }
         @for revision in &detail.revisions { (one_revision(page, detail, revision)) }
         p.soft { "This view is on the audit log." }
@@ -116,7 +122,7 @@ fn one_revision(page: &Page<'_>, detail: &StudyDetail, revision: &Revision) -> M
             dl.facts {
                 dt { "Closed" } dd { (page.time(revision.closed_at)) }
                 dt { "Because" } dd { (revision.verdict) }
-                dt { "Evidence" } dd { (values(&revision.evidence)) }
+                dt { "Evidence" } dd { (evidence(&revision.evidence)) }
                 dt { "Rules" } dd { "of the site file " (digest(&revision.rule_set)) }
             }
             h3 { "Why it went where it went" }
@@ -125,8 +131,34 @@ fn one_revision(page: &Page<'_>, detail: &StudyDetail, revision: &Revision) -> M
             @if revision.jobs.is_empty() {
                 p { strong { "It went to no model." } " It is kept; the rules above say why." }
             }
-            @for job in &revision.jobs { (one_job(page, detail, revision, job)) }
+            @for job in &revision.jobs { (one_job(page, detail, revision.revision, job)) }
         }
+    }
+}
+
+/// What a verdict rests on: the facts, each piece of evidence, each series' own verdict.
+fn evidence(object: &Value) -> Markup {
+    let mut facts = object.clone();
+    let mut take = |name: &str| match facts.as_object_mut().and_then(|fields| fields.remove(name)) {
+        Some(Value::Array(items)) => items,
+        _ => Vec::new(),
+    };
+    let (pieces, by_series) = (take("evidence"), take("by_series"));
+    let text = |item: &Value, name: &str| item[name].as_str().unwrap_or_default().to_owned();
+    html! {
+        (values(&facts))
+        @if !pieces.is_empty() || !by_series.is_empty() { ul {
+            @for piece in &pieces {
+                li { b { (text(piece, "kind")) } " says " (text(piece, "says")) ": " (text(piece, "text")) }
+            }
+            @for series in &by_series {
+                li {
+                    "series " (series["series"].to_string()) ": "
+                    @if series["complete"] == true { "complete, " } @else { b { "not complete, " } }
+                    (text(series, "because"))
+                }
+            }
+        } }
     }
 }
 
@@ -183,9 +215,9 @@ fn joined(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-fn one_job(page: &Page<'_>, detail: &StudyDetail, revision: &Revision, job: &Job) -> Markup {
+fn one_job(page: &Page<'_>, detail: &StudyDetail, revision: u32, job: &Job) -> Markup {
     let failed = job.state == JobState::Failed.as_str();
-    let can_replay = failed && revision.revision == detail.line.revision;
+    let can_replay = failed && revision >= detail.line.revision;
     let series: Vec<String> = job.series.iter().map(u32::to_string).collect();
     html! {
         h3 {
@@ -194,6 +226,7 @@ fn one_job(page: &Page<'_>, detail: &StudyDetail, revision: &Revision, job: &Job
         }
         dl.facts {
             dt { "Series" } dd { (series.join(", ")) }
+            @if let Some(verdict) = &job.verdict { dt { "By itself, because" } dd { (verdict) } }
             dt { "Result goes to" } dd {
                 @if job.deliver.is_empty() { "nobody: no rule names a destination" }
                 (joined(job.deliver.iter().map(|(destination, mode)| {

@@ -164,7 +164,7 @@ fn what_the_sender_or_the_model_wrote_stays_in_its_field() {
     assert_eq!(segments(&message, "OBR")[0][18], "A\\.br\\OBX\\F\\9");
     assert_eq!(segments(&message, "PID")[0].get(8), None);
     assert!(message.contains("|line one\\.br\\OBX\\F\\1\\F\\TX\\X1C\\|"));
-    assert!(super::super::mllp::encode(&message).is_ok());
+    assert!(crate::hl7::mllp::encode(&message).is_ok());
 }
 
 type Spoil = fn(&mut ResultContext);
@@ -204,7 +204,7 @@ fn mutated_headers_never_break_the_message() {
         }
         let Ok(message) = build_oru(&context, &settings()) else { continue };
         assert_eq!(message.matches('\r').count(), expected);
-        assert!(super::super::mllp::encode(&message).is_ok());
+        assert!(crate::hl7::mllp::encode(&message).is_ok());
         assert!(segments(&message, "PID")[0].len() <= 9);
     }
 }

@@ -19,6 +19,10 @@ pub struct StudyDetail {
     pub line: StudyLine,
     /// Its series, in the order of their first instance.
     pub series_list: Vec<Series>,
+    /// Whether it goes before others.
+    pub stat: bool,
+    /// Models on single series of the revision that is still open.
+    pub early_jobs: Vec<Job>,
     /// Its closed revisions, the last first.
     pub revisions: Vec<Revision>,
 }
@@ -89,6 +93,8 @@ pub struct Job {
     pub state: String,
     /// The series that it got, by number.
     pub series: Vec<u32>,
+    /// Of a job on one series by itself: why the series counted as complete.
+    pub verdict: Option<String>,
     /// Where its result goes: destination and mode.
     pub deliver: BTreeMap<String, String>,
     /// Tries so far.
@@ -182,7 +188,11 @@ pub fn study(connection: &Connection, key: &str) -> Result<StudyDetail, LedgerEr
     let (series_list, numbers) = series(connection, line.id)?;
     let study = Study { connection, id: line.id, numbers };
     let revisions = study.revisions()?;
-    Ok(StudyDetail { line, series_list, revisions })
+    let stat = connection
+        .prepare_cached("SELECT priority FROM studies WHERE id = ?1")?
+        .query_row([study.id], |row| row.get(0))?;
+    let early_jobs = study.jobs(line.revision + 1)?;
+    Ok(StudyDetail { line, series_list, stat, early_jobs, revisions })
 }
 
 type Numbers = HashMap<String, u32>;
@@ -274,8 +284,8 @@ impl Study<'_> {
     fn jobs(&self, revision: u32) -> Result<Vec<Job>, LedgerError> {
         let mut statement = self.connection.prepare_cached(
             "SELECT id, model, state, series, deliver, attempts, next_at, created_at, finished_at,
-                model_digest, timings, error, outcome
-             FROM jobs WHERE study_id = ?1 AND revision = ?2 ORDER BY model",
+                model_digest, timings, error, outcome, verdict
+             FROM jobs WHERE study_id = ?1 AND revision = ?2 ORDER BY model, id",
         )?;
         let mut rows = statement.query(params![self.id, revision])?;
         let mut jobs = Vec::new();
@@ -290,6 +300,7 @@ impl Study<'_> {
                 model: row.get(1)?,
                 state: row.get(2)?,
                 series: series.iter().map(|uid| self.number(uid)).collect(),
+                verdict: row.get(13)?,
                 deliver: serde_json::from_str(&row.get::<_, String>(4)?).unwrap_or_default(),
                 attempts: row.get(5)?,
                 next_at: row.get(6)?,

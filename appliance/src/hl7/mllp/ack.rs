@@ -193,6 +193,28 @@ pub fn parse(bytes: &[u8]) -> Result<Ack, MllpError> {
 /// # Errors
 /// [`MllpError::NotAnAcknowledgement`] if `message` has no MSH segment to answer.
 pub fn acknowledgement(message: &str, code: AckCode, answered_at: &str) -> Result<String, MllpError> {
+    answer(message, code, answered_at, None)
+}
+
+/// What a negative acknowledgement says besides its code.
+#[derive(Clone, Copy, Debug)]
+pub struct Complaint<'a> {
+    /// HL7 table 0357.
+    pub error_code: u16,
+    /// In words, for MSA-3 and ERR-8: ours, never the message's.
+    pub text: &'a str,
+}
+
+/// As [`acknowledgement`], with the reason of a negative one in MSA-3 and, from version 2.5 on, in ERR.
+///
+/// # Errors
+/// As [`acknowledgement`].
+pub fn answer(
+    message: &str,
+    code: AckCode,
+    answered_at: &str,
+    complaint: Option<Complaint<'_>>,
+) -> Result<String, MllpError> {
     let header = Header::read(message)?;
     let msh = header.segments(message).next().unwrap_or_default();
     // MSH-1 is the separator itself, so field n is at n - 1.
@@ -222,8 +244,31 @@ pub fn acknowledgement(message: &str, code: AckCode, answered_at: &str) -> Resul
         field(12),
     ]
     .join(&separator);
-    let msa = ["MSA", code.as_str(), control_id].join(&separator);
-    Ok(format!("{answer}\r{msa}\r"))
+    let Some(complaint) = complaint else {
+        let msa = ["MSA", code.as_str(), control_id].join(&separator);
+        return Ok(format!("{answer}\r{msa}\r"));
+    };
+    let text: String = complaint
+        .text
+        .chars()
+        .map(|c| if c == header.field || field(2).contains(c) { ' ' } else { c })
+        .collect();
+    let msa = ["MSA", code.as_str(), control_id, &text].join(&separator);
+    let component = header.component;
+    let error = format!("{}{component}{component}HL70357", complaint.error_code);
+    let err = ["ERR", "", "", &error, "E", "", "", "", &text].join(&separator);
+    // Before 2.5 the segment was another one.
+    let err = if field(12).starts_with("2.5") { format!("{err}\r") } else { String::new() };
+    Ok(format!("{answer}\r{msa}\r{err}"))
+}
+
+/// Answers bytes that have no MSH segment by which they could be answered.
+pub fn answer_to_no_message(answered_at: &str, complaint: Complaint<'_>) -> String {
+    let text = complaint.text;
+    format!(
+        "MSH|^~\\&|||||{answered_at}||ACK|A{answered_at}|P|2.5.1\rMSA|AE||{text}\rERR|||{}^^HL70357|E||||{text}\r",
+        complaint.error_code
+    )
 }
 
 /// The separators of a message.

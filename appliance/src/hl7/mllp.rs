@@ -11,7 +11,8 @@ use crate::phi::Phi;
 mod ack;
 
 pub use ack::{
-    Ack, AckCode, AckPolicy, Disposition, OnNegative, Reason, acknowledgement, disposition, parse,
+    Ack, AckCode, AckPolicy, Complaint, Disposition, OnNegative, Reason, acknowledgement, answer,
+    answer_to_no_message, disposition, parse,
 };
 
 const START: u8 = 0x0B;
@@ -82,6 +83,11 @@ impl Decoder {
         Decoder { buffer: Vec::new(), searched: 0, started: false, limit_bytes }
     }
 
+    /// Whether a message has begun and not ended.
+    pub fn is_within_message(&self) -> bool {
+        self.started
+    }
+
     /// Takes what was read.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
@@ -122,6 +128,54 @@ impl Decoder {
         self.searched = 0;
         Ok(Some(message))
     }
+}
+
+/// Reads the next message of a connection that may stay without one for `idle`; once its first byte is
+/// there, `timeout` is all that it has. `None`: the peer closed between two messages.
+///
+/// # Errors
+/// See [`MllpError`]; the connection is of no more use.
+pub async fn receive<S>(
+    stream: &mut S,
+    decoder: &mut Decoder,
+    idle: Duration,
+    timeout: Duration,
+) -> Result<Option<Vec<u8>>, MllpError>
+where
+    S: AsyncRead + Unpin,
+{
+    if let Some(message) = decoder.next_message()? {
+        return Ok(Some(message));
+    }
+    if !decoder.is_within_message() {
+        let mut chunk = [0_u8; 4096];
+        let read = tokio::time::timeout(idle, stream.read(&mut chunk)).await;
+        match read.map_err(|_| MllpError::TimedOut(idle))? {
+            Ok(0) => return Ok(None),
+            // Many senders hang up without the alert that ends TLS.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error.into()),
+            Ok(count) => decoder.push(&chunk[..count]),
+        }
+    }
+    let message = tokio::time::timeout(timeout, read_message(stream, decoder)).await;
+    message.map_err(|_| MllpError::TimedOut(timeout))?.map(Some)
+}
+
+/// Sends one message, framed.
+///
+/// # Errors
+/// See [`MllpError`].
+pub async fn reply<S>(stream: &mut S, message: &str, timeout: Duration) -> Result<(), MllpError>
+where
+    S: AsyncWrite + Unpin,
+{
+    let frame = encode(message)?;
+    let sent = async {
+        stream.write_all(&frame).await?;
+        stream.flush().await
+    };
+    Ok(tokio::time::timeout(timeout, sent).await.map_err(|_| MllpError::TimedOut(timeout))??)
 }
 
 async fn read_message<S>(stream: &mut S, decoder: &mut Decoder) -> Result<Vec<u8>, MllpError>
