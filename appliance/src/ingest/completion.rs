@@ -3,16 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use lightbox_provisioning::site::Mode;
 use rusqlite::params;
 use serde_json::json;
 
-use super::rules::{Routing, RuleSet, SeriesFacts};
+use super::routing;
+use super::rules::RuleSet;
 use crate::audit::{Event, EventKind};
-use crate::dicom::attributes::Attributes;
-use crate::job::{JobState, State, StudyState};
-use crate::phi::Phi;
-use crate::store::ledger::{LedgerError, Writer, json_column};
+use crate::job::{State, StudyState};
+use crate::store::ledger::{LedgerError, Writer};
 
 /// A revision that was closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +62,7 @@ struct Study {
 
 fn close(writer: &Writer<'_>, study: &Study, quiet_ms: i64, rules: &RuleSet) -> Result<Closed, LedgerError> {
     let tx = writer.tx();
-    let series = series_facts(writer, study.id)?;
+    let series = routing::series_facts(writer, study.id)?;
     let instances: usize = series.iter().map(|series| series.instances).sum();
     let by_modality = series.iter().fold(BTreeMap::<&str, usize>::new(), |mut counts, series| {
         *counts.entry(series.attributes.modality.as_deref().unwrap_or("none")).or_default() +=
@@ -85,18 +83,13 @@ fn close(writer: &Writer<'_>, study: &Study, quiet_ms: i64, rules: &RuleSet) -> 
         "series": series.len(),
         "instances": by_modality,
     });
-    let routing = rules.decide(&series);
     tx.prepare_cached(
         "INSERT INTO revisions (study_id, revision, closed_at, verdict, evidence, rule_set) VALUES (?1,?2,?3,?4,?5,?6)",
     )?
     .execute(params![study.id, study.revision, writer.now_ms(), verdict, evidence.to_string(), rules.revision])?;
     tx.prepare_cached("UPDATE instances SET revision = ?2 WHERE study_id = ?1 AND revision IS NULL")?
         .execute(params![study.id, study.revision])?;
-    write_routing(writer, study, &routing)?;
-    let next = if routing.models.is_empty() { StudyState::Unrouted } else { StudyState::Processing };
-    let note = if routing.models.is_empty() { "no rule gives this study to a model" } else { "" };
-    tx.prepare_cached("UPDATE studies SET state = ?2, revision = ?3, note = ?4 WHERE id = ?1")?
-        .execute(params![study.id, next.as_str(), study.revision, note])?;
+    let routing = routing::route(writer, study.id, study.revision, rules, &series)?;
     let models: Vec<String> = routing.models.keys().cloned().collect();
     writer.audit(&Event::new(
         EventKind::StudyRouted,
@@ -104,72 +97,4 @@ fn close(writer: &Writer<'_>, study: &Study, quiet_ms: i64, rules: &RuleSet) -> 
         json!({ "revision": study.revision, "verdict": verdict, "models": models, "rule_set": rules.revision }),
     ))?;
     Ok(Closed { study_key: study.study_key.clone(), revision: study.revision, models })
-}
-
-/// The series of a study as rules see them, in the order of their first instance.
-pub fn series_facts(writer: &Writer<'_>, study_id: i64) -> Result<Vec<SeriesFacts>, LedgerError> {
-    let mut statement = writer.tx().prepare_cached(
-        "SELECT series_uid, attributes, calling_ae, peer, sop_class_uid FROM instances
-         WHERE study_id = ?1 AND state NOT IN ('conflict', 'missing') ORDER BY id",
-    )?;
-    let mut rows = statement.query([study_id])?;
-    let mut series: Vec<SeriesFacts> = Vec::new();
-    while let Some(row) = rows.next()? {
-        let uid: Phi<String> = Phi::new(row.get(0)?);
-        if let Some(known) = series.iter_mut().find(|known| known.series_uid == uid) {
-            known.instances += 1;
-            continue;
-        }
-        series.push(SeriesFacts {
-            series_uid: uid,
-            attributes: json_column::<Attributes>(row, 1)?,
-            calling_ae: row.get(2)?,
-            peer: row.get(3)?,
-            sop_class_uid: row.get(4)?,
-            instances: 1,
-        });
-    }
-    Ok(series)
-}
-
-fn write_routing(writer: &Writer<'_>, study: &Study, routing: &Routing) -> Result<(), LedgerError> {
-    let tx = writer.tx();
-    let mut insert = tx.prepare_cached(
-        "INSERT INTO decisions (study_id, revision, series_uid, rule, matched, because, inputs) VALUES (?1,?2,?3,?4,?5,?6,?7)",
-    )?;
-    for decision in &routing.decisions {
-        insert.execute(params![
-            study.id,
-            study.revision,
-            decision.series_uid.expose(),
-            decision.rule,
-            decision.matched,
-            decision.because.expose(),
-            decision.inputs.expose(),
-        ])?;
-    }
-    let mut insert = tx.prepare_cached(
-        "INSERT INTO jobs (study_id, revision, model, state, series, deliver, next_at, created_at)
-         VALUES (?1,?2,?3,?4,?5,?6,?7,?7)",
-    )?;
-    for (model, assignment) in &routing.models {
-        let series = json!(assignment.series.iter().map(Phi::expose).collect::<Vec<_>>());
-        let deliver: BTreeMap<&str, &str> = assignment
-            .deliver
-            .iter()
-            .map(|(destination, mode)| {
-                (destination.as_str(), if *mode == Mode::Shadow { "shadow" } else { "assist" })
-            })
-            .collect();
-        insert.execute(params![
-            study.id,
-            study.revision,
-            model,
-            JobState::Waiting.as_str(),
-            series.to_string(),
-            json!(deliver).to_string(),
-            writer.now_ms(),
-        ])?;
-    }
-    Ok(())
 }

@@ -4,5 +4,6 @@
 pub mod completion;
 pub mod listener;
 pub mod receive;
+pub mod routing;
 pub mod rules;
 pub mod status;
