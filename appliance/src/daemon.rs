@@ -25,6 +25,7 @@ use crate::admin::{self, AdminState, Listening, ModelLine};
 use crate::audit::{self, Event, EventKind};
 use crate::clock::SharedClock;
 use crate::config::{Config, chain};
+use crate::deliver::forward::Forwarder;
 use crate::deliver::queue::{Backoff, Queue};
 use crate::deliver::sender::Route;
 use crate::dicom::tls::TlsError;
@@ -39,7 +40,7 @@ use crate::store::index::{self, MendError};
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::objects::{ObjectError, Objects};
 use crate::store::results::{Results, ResultsError};
-use crate::store::{deliveries, jobs};
+use crate::store::{deliveries, forwards, jobs};
 use crate::structure;
 
 /// Longest time that a stop waits for work under way.
@@ -197,7 +198,7 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let work = Arc::new(Notify::new());
-        let wakes: Vec<Arc<Notify>> = file.destination.iter().map(|_| Arc::new(Notify::new())).collect();
+        let wakes = Wakes::new(file.destination.len());
         let pipeline = Pipeline {
             site: site.clone(),
             rules: config.rules.clone(),
@@ -209,7 +210,8 @@ impl Daemon {
             identity: store.identity.clone(),
             clock: clock.clone(),
             work: work.clone(),
-            queued: Arc::new(wakes.clone()),
+            queued: Arc::new(wakes.results.clone()),
+            forwarded: Arc::new(wakes.forwards.clone()),
         };
         tasks.spawn(pipeline.clone().close_studies(stopped.clone()));
         tasks.spawn(pipeline.run_jobs(stopped.clone()));
@@ -288,6 +290,19 @@ impl Daemon {
     }
 }
 
+/// What tells the tasks of destinations that there is something to send, in the order of the site file.
+struct Wakes {
+    results: Vec<Arc<Notify>>,
+    forwards: Vec<Arc<Notify>>,
+}
+
+impl Wakes {
+    fn new(destinations: usize) -> Self {
+        let make = || (0..destinations).map(|_| Arc::new(Notify::new())).collect();
+        Wakes { results: make(), forwards: make() }
+    }
+}
+
 struct Store {
     identity: Arc<DeviceIdentity>,
     ledger: Ledger,
@@ -319,12 +334,16 @@ fn open_store(site: &Site, clock: SharedClock) -> Result<Store, StartError> {
         return Err(StartError::ForeignKey { path: key, why: error.to_string() });
     }
     let owner = ledger.boot().to_owned();
-    let (jobs, deliveries) = ledger.write_blocking(move |writer| {
+    let (jobs, deliveries, forwards) = ledger.write_blocking(move |writer| {
         completion::restart_timers(writer)?;
-        Ok((jobs::reclaim(writer, &owner)?, deliveries::reclaim(writer, &owner)?))
+        Ok((
+            jobs::reclaim(writer, &owner)?,
+            deliveries::reclaim(writer, &owner)?,
+            forwards::reclaim(writer, &owner)?,
+        ))
     })?;
-    if jobs + deliveries > 0 {
-        tracing::info!(jobs, deliveries, "work that an earlier start left under way goes on");
+    if jobs + deliveries + forwards > 0 {
+        tracing::info!(jobs, deliveries, forwards, "work that an earlier start left under way goes on");
     }
     Ok(Store { identity, ledger, objects, results })
 }
@@ -385,7 +404,7 @@ fn spawn_queues(
     config: &Config,
     store: &Store,
     clock: &SharedClock,
-    wakes: &[Arc<Notify>],
+    wakes: &Wakes,
     stopped: &watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
 ) -> Result<(), StartError> {
@@ -400,10 +419,22 @@ fn spawn_queues(
             give_up: Duration::from_secs(deliver.give_up_hours * 3600),
         },
     };
-    for (destination, wake) in config.site.file.destination.iter().zip(wakes) {
-        let route = Route::new(&config.site, destination, &config.identity, config.roots.as_ref())?;
-        if let Some(route) = route {
-            tasks.spawn(queue.clone().run(route, wake.clone(), stopped.clone()));
+    let forwarder = Forwarder {
+        ledger: store.ledger.clone(),
+        objects: store.objects.clone(),
+        clock: clock.clone(),
+        backoff: queue.backoff,
+    };
+    for (index, destination) in config.site.file.destination.iter().enumerate() {
+        let route = || Route::new(&config.site, destination, &config.identity, config.roots.as_ref());
+        if let Some(route) = route()? {
+            tasks.spawn(queue.clone().run(route, wakes.results[index].clone(), stopped.clone()));
+        }
+        // A task of its own: a large study on its way to an archive delays no result.
+        if destination.dicom.is_some()
+            && let Some(route) = route()?
+        {
+            tasks.spawn(forwarder.clone().run(route, wakes.forwards[index].clone(), stopped.clone()));
         }
     }
     Ok(())

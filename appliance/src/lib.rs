@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod deliver;
 pub mod demo;
 pub mod dicom;
+pub mod dispatch;
 pub mod finding;
 pub mod infer;
 pub mod ingest;

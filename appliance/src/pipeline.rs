@@ -61,6 +61,8 @@ pub struct Pipeline {
     pub work: Arc<Notify>,
     /// Told when a delivery was queued, one for each destination.
     pub queued: Arc<Vec<Arc<Notify>>>,
+    /// Told when studies were closed, one for each destination: there may be something to send on.
+    pub forwarded: Arc<Vec<Arc<Notify>>>,
 }
 
 /// Why a job failed, and whether trying again can help.
@@ -114,7 +116,10 @@ impl Pipeline {
         let quiet_ms = self.site.file.timers.quiet_seconds as i64 * 1000;
         loop {
             match self.close_due(quiet_ms).await {
-                Ok(true) => self.work.notify_one(),
+                Ok(true) => {
+                    self.work.notify_one();
+                    self.forwarded.iter().for_each(|forwards| forwards.notify_one());
+                }
                 Ok(false) => {}
                 Err(error) => tracing::error!(reason = error.to_string(), "studies cannot be closed"),
             }

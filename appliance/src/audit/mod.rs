@@ -36,6 +36,10 @@ pub enum EventKind {
     ResultSent,
     /// A result went to the dead letters.
     ResultDeadLetter,
+    /// A series was sent on to a destination, all of its instances (110104).
+    InstancesForwarded,
+    /// A forward went to the dead letters.
+    ForwardDeadLetter,
     /// A person looked at, or changed, something (110103, 110106).
     OperatorAction,
     /// The ledger's instance index was rebuilt or mended from the objects.
@@ -57,6 +61,8 @@ impl EventKind {
             EventKind::ResultMade => "result-made",
             EventKind::ResultSent => "result-sent",
             EventKind::ResultDeadLetter => "result-dead-letter",
+            EventKind::InstancesForwarded => "instances-forwarded",
+            EventKind::ForwardDeadLetter => "forward-dead-letter",
             EventKind::OperatorAction => "operator-action",
             EventKind::IndexRebuilt => "index-rebuilt",
         }

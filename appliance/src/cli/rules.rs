@@ -10,6 +10,7 @@ use lightbox_provisioning::site::Site;
 use super::files::files_under;
 use crate::dicom::attributes::Attributes;
 use crate::dicom::{header, part_ten};
+use crate::dispatch::Dispatch;
 use crate::ingest::rules::{RuleSet, SeriesFacts};
 use crate::phi::Phi;
 
@@ -92,6 +93,14 @@ fn facts(path: &std::path::Path, calling_ae: &str, peer: &str) -> Option<(String
     Some((header.uid(tags::STUDY_INSTANCE_UID)?, facts))
 }
 
+/// A destination, and when what goes to it may leave.
+fn way(destination: &str, dispatch: &Dispatch) -> String {
+    match dispatch.words() {
+        words if words.is_empty() => destination.to_owned(),
+        words => format!("{destination} ({words})"),
+    }
+}
+
 fn print_study(number: usize, series: &[SeriesFacts], rules: &RuleSet) {
     let instances: usize = series.iter().map(|series| series.instances).sum();
     println!("study {number}: {} series, {instances} instances", series.len());
@@ -104,18 +113,20 @@ fn print_study(number: usize, series: &[SeriesFacts], rules: &RuleSet) {
             println!("    rule \"{}\" {word}: {}", decision.rule, decision.because.expose());
         }
     }
-    if routing.models.is_empty() {
+    if routing.models.is_empty() && routing.forwards.is_empty() {
         println!("  -> no model: the study would be kept and shown, nothing would be sent");
     }
+    for forward in &routing.forwards {
+        let position = series.iter().position(|facts| facts.series_uid == forward.series_uid);
+        println!(
+            "  -> series {} sent on to {}",
+            position.map_or(0, |position| position + 1),
+            way(&forward.destination, &forward.dispatch)
+        );
+    }
     for (model, assignment) in &routing.models {
-        let destinations: Vec<String> = assignment
-            .deliver
-            .iter()
-            .map(|(name, mode)| match mode {
-                lightbox_provisioning::site::Mode::Assist => name.clone(),
-                lightbox_provisioning::site::Mode::Shadow => format!("{name} (shadow: kept, not sent)"),
-            })
-            .collect();
+        let destinations: Vec<String> =
+            assignment.deliver.iter().map(|(name, dispatch)| way(name, dispatch)).collect();
         let to = if destinations.is_empty() { "nowhere".to_owned() } else { destinations.join(", ") };
         println!("  -> model \"{model}\" on {} series, results to {to}", assignment.series.len());
     }

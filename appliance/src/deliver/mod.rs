@@ -4,6 +4,7 @@
 pub mod context;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod forward;
 pub mod hl7;
 pub mod implicit;
 pub mod mllp;

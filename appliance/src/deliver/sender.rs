@@ -41,11 +41,25 @@ pub struct Reason {
 }
 
 impl Reason {
-    fn plain(text: impl Into<String>) -> Self {
+    /// The same for so many objects.
+    pub(super) fn counted(self, count: usize) -> Self {
+        if count < 2 {
+            return self;
+        }
+        let text = format!("{count} instances; the first: {}", self.text.expose());
+        Reason { code: self.code, text: Phi::new(text) }
+    }
+
+    pub(super) fn plain(text: impl Into<String>) -> Self {
         let text = text.into();
         Reason { code: text.clone(), text: Phi::new(text) }
     }
 }
+
+/// A connection, with or without TLS.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 /// The way to one destination.
 pub struct Route {
@@ -131,25 +145,41 @@ impl Route {
 
     /// Sends an SR file or an ORU message; `control_id` is the message's MSH-10.
     pub async fn send(&self, content: Vec<u8>, sr_instance_uid: &Phi<String>, control_id: &str) -> Sent {
+        match self.connect().await {
+            Ok(stream) => self.exchange(stream, content, sr_instance_uid, control_id).await,
+            Err(reason) => Sent::Later(reason),
+        }
+    }
+
+    /// Connects, with TLS where the site file says so.
+    pub(super) async fn connect(&self) -> Result<Box<dyn Duplex>, Reason> {
         let connected = tokio::time::timeout(self.connect, TcpStream::connect(&self.address)).await;
         let stream = match connected {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Sent::Later(Reason::plain(format!("cannot connect: {}", error.kind()))),
-            Err(_) => return Sent::Later(Reason::plain("cannot connect: no answer in time")),
+            Ok(Err(error)) => return Err(Reason::plain(format!("cannot connect: {}", error.kind()))),
+            Err(_) => return Err(Reason::plain("cannot connect: no answer in time")),
         };
         drop(stream.set_nodelay(true));
-        match &self.tls {
-            None => self.exchange(stream, content, sr_instance_uid, control_id).await,
-            Some(config) => {
-                let connector = TlsConnector::from(config.clone());
-                let handshake = connector.connect(tls::server_name(&self.address), stream);
-                match tokio::time::timeout(self.connect, handshake).await {
-                    Ok(Ok(stream)) => self.exchange(stream, content, sr_instance_uid, control_id).await,
-                    Ok(Err(error)) => Sent::Later(Reason::plain(format!("TLS: {error}"))),
-                    Err(_) => Sent::Later(Reason::plain("TLS: no handshake in time")),
-                }
-            }
+        let Some(config) = &self.tls else { return Ok(Box::new(stream)) };
+        let connector = TlsConnector::from(config.clone());
+        let handshake = connector.connect(tls::server_name(&self.address), stream);
+        match tokio::time::timeout(self.connect, handshake).await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(error)) => Err(Reason::plain(format!("TLS: {error}"))),
+            Err(_) => Err(Reason::plain("TLS: no handshake in time")),
         }
+    }
+
+    /// Connects and asks for an association. `Err` holds what the try comes to.
+    pub(super) async fn associate(
+        &self,
+        contexts: &[(String, Vec<String>)],
+    ) -> Result<Association<Box<dyn Duplex>>, Sent> {
+        let Kind::Dicom { calling_ae, called_ae, limits } = &self.kind else {
+            return Err(Sent::Never(Reason::plain("the destination does not take DICOM objects")));
+        };
+        let stream = self.connect().await.map_err(Sent::Later)?;
+        request(stream, calling_ae, called_ae, contexts, *limits).await
     }
 
     async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
@@ -194,6 +224,23 @@ fn negative(reason: mllp::Reason) -> Reason {
     Reason { code: reason.code, text: Phi::new(text) }
 }
 
+async fn request<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    calling_ae: &str,
+    called_ae: &str,
+    contexts: &[(String, Vec<String>)],
+    limits: Limits,
+) -> Result<Association<S>, Sent> {
+    match Association::request(stream, calling_ae, called_ae, contexts, limits).await {
+        Ok(association) => Ok(association),
+        Err(AssociationError::Rejected(rejection)) => {
+            let reason = Reason::plain(rejection.to_string());
+            Err(if rejection.is_transient() { Sent::Later(reason) } else { Sent::Never(reason) })
+        }
+        Err(error) => Err(Sent::Later(Reason::plain(error.to_string()))),
+    }
+}
+
 async fn store<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     calling_ae: &str,
@@ -207,13 +254,9 @@ async fn store<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let proposed = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
         .map(|syntax| (COMPREHENSIVE_3D_SR.to_owned(), vec![syntax.to_owned()]));
-    let mut association = match Association::request(stream, calling_ae, called_ae, &proposed, limits).await {
+    let mut association = match request(stream, calling_ae, called_ae, &proposed, limits).await {
         Ok(association) => association,
-        Err(AssociationError::Rejected(rejection)) => {
-            let reason = Reason::plain(rejection.to_string());
-            return if rejection.is_transient() { Sent::Later(reason) } else { Sent::Never(reason) };
-        }
-        Err(error) => return Sent::Later(Reason::plain(error.to_string())),
+        Err(sent) => return sent,
     };
     let explicit = association.context_for(COMPREHENSIVE_3D_SR, EXPLICIT_VR_LITTLE_ENDIAN);
     let implicit = association.context_for(COMPREHENSIVE_3D_SR, IMPLICIT_VR_LITTLE_ENDIAN);
@@ -276,7 +319,7 @@ pub async fn exchange_store<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// What a C-STORE response makes of a delivery (PS3.4 B.2.3).
-fn judge(response: &Command) -> Sent {
+pub(super) fn judge(response: &Command) -> Sent {
     let code = response.status.unwrap_or(status::PROCESSING_FAILURE);
     let comment =
         response.error_comment.as_ref().map(|comment| comment.expose().as_str()).unwrap_or_default();

@@ -1,9 +1,6 @@
-//! What the rules make of a closed revision: every decision, the jobs, and where the study stands
-//! next, written with the revision in one transaction.
+//! What the rules make of a closed revision: every decision, the jobs, the forwards, and where
+//! the study stands next, written with the revision in one transaction.
 
-use std::collections::BTreeMap;
-
-use lightbox_provisioning::site::Mode;
 use rusqlite::params;
 use serde_json::json;
 
@@ -11,6 +8,7 @@ use super::rules::{Routing, RuleSet, SeriesFacts};
 use crate::dicom::attributes::Attributes;
 use crate::job::{JobState, State, StudyState};
 use crate::phi::Phi;
+use crate::store::forwards;
 use crate::store::ledger::{LedgerError, Writer, json_column};
 
 /// Routes a revision that has just been closed, and whose instances carry its number.
@@ -23,10 +21,10 @@ pub fn route(
 ) -> Result<Routing, LedgerError> {
     let routing = rules.decide(series);
     write(writer, study_id, revision, &routing)?;
-    let (next, note) = if routing.models.is_empty() {
-        (StudyState::Unrouted, "no rule gives this study to a model")
-    } else {
-        (StudyState::Processing, "")
+    let (next, note) = match (routing.models.is_empty(), routing.forwards.is_empty()) {
+        (false, _) => (StudyState::Processing, ""),
+        (true, false) => (StudyState::Done, "sent on only: no rule gives this study to a model"),
+        (true, true) => (StudyState::Unrouted, "no rule gives this study to a model, or sends it on"),
     };
     writer
         .tx()
@@ -83,22 +81,18 @@ fn write(writer: &Writer<'_>, study_id: i64, revision: u32, routing: &Routing) -
     )?;
     for (model, assignment) in &routing.models {
         let series = json!(assignment.series.iter().map(Phi::expose).collect::<Vec<_>>());
-        let deliver: BTreeMap<&str, &str> = assignment
-            .deliver
-            .iter()
-            .map(|(destination, mode)| {
-                (destination.as_str(), if *mode == Mode::Shadow { "shadow" } else { "assist" })
-            })
-            .collect();
         insert.execute(params![
             study_id,
             revision,
             model,
             JobState::Waiting.as_str(),
             series.to_string(),
-            json!(deliver).to_string(),
+            json!(assignment.deliver).to_string(),
             writer.now_ms(),
         ])?;
+    }
+    for forward in &routing.forwards {
+        forwards::plan(writer, study_id, revision, forward)?;
     }
     Ok(())
 }

@@ -92,6 +92,27 @@ impl Fixture {
             .expect("closed")
     }
 
+    /// The rules of this site with these in the place of its own.
+    pub fn rules(&self, rules: &str) -> RuleSet {
+        RuleSet::compile(&self.site_with(rules)).expect("rules")
+    }
+
+    /// This site with these rules in the place of its own.
+    pub fn site_with(&self, rules: &str) -> Site {
+        let text = std::fs::read_to_string(&self.site.path).expect("written");
+        let (head, _) = text.split_once("[[rule]]").expect("it has rules");
+        Site::parse(&self.site.path, &format!("{head}{rules}")).expect("a good site file")
+    }
+
+    /// Lets the quiet timer run out under these rules.
+    pub fn close_by(&self, rules: &str) -> Vec<Closed> {
+        self.clock.advance(Duration::from_secs(61));
+        let rules = self.rules(rules);
+        self.ledger
+            .write_blocking(move |writer| completion::close_due(writer, 60_000, &rules))
+            .expect("closed")
+    }
+
     /// A phantom study of two series, closed and routed to `phantom`.
     pub fn routed() -> Self {
         let fixture = Fixture::new();

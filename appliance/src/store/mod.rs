@@ -3,6 +3,8 @@
 //! - [`objects`]: instances as received, each durable before it is acknowledged;
 //! - [`ledger`]: studies, jobs, decisions, deliveries and the audit chain, in SQLite;
 //! - [`jobs`] and [`deliveries`]: claiming work under a lease, and writing down how it ended;
+//! - [`forwards`]: series on their way to other archives, and which of their instances are there;
+//! - [`rule_sets`]: the rules that were active;
 //! - [`results`]: the outputs made from findings, as files;
 //! - [`queries`]: what people ask of the ledger, for the command line and the admin page;
 //! - [`replay`]: what people change in it.
@@ -13,6 +15,7 @@
 pub mod deliveries;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod forwards;
 pub mod index;
 pub mod jobs;
 pub mod ledger;
@@ -20,4 +23,5 @@ pub mod objects;
 pub mod queries;
 pub mod replay;
 pub mod results;
+pub mod rule_sets;
 pub mod schema;

@@ -8,16 +8,17 @@ use sha2::{Digest, Sha256};
 
 use super::locate::{line_at, line_of};
 use super::raw::Names;
+use super::routing;
 use super::{Capability, Certificate, Problem, Site, SiteError, SiteFile};
 
 /// Collects problems while the checks go on, so that a site sees all of them at once.
-struct Problems<'a> {
+pub(super) struct Problems<'a> {
     text: &'a str,
     found: Vec<Problem>,
 }
 
 impl Problems<'_> {
-    fn add(&mut self, key: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn add(&mut self, key: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) {
         let key = key.into();
         self.found.push(Problem {
             line: line_of(self.text, &key),
@@ -60,6 +61,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Site, SiteError> {
         certificate(&format!("operator[{index}].certificate"), &operator.certificate, &file, &mut problems);
     }
     check_rules(&file, &models, &destinations, &mut problems);
+    routing::check(&file, &destinations, &mut problems);
     problems.into_result(path)?;
     join_paths(&mut file, path.parent().unwrap_or(Path::new("")));
     let revision = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();

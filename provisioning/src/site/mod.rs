@@ -8,6 +8,7 @@ mod check;
 mod locate;
 pub mod raw;
 mod reference;
+mod routing;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 pub use check::parse_fingerprint;
 pub use raw::*;
 pub use reference::reference_markdown;
+pub use routing::{Day, Schedule, parse_time_of_day, parse_utc_offset};
 
 /// A site file that passed every check of its text.
 #[derive(Clone, Debug)]

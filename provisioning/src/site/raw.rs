@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::routing::Schedule;
+
 /// The whole site file (TOML). Unknown keys are refused. Relative paths are taken from the folder
 /// of the site file.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -41,7 +43,7 @@ pub struct SiteFile {
     /// Models that rules may name.
     #[serde(default)]
     pub model: Vec<Model>,
-    /// Where results go.
+    /// Where results and forwarded images go.
     #[serde(default)]
     pub destination: Vec<Destination>,
     /// Which studies go to which models and which destinations. Every rule that matches applies,
@@ -69,6 +71,14 @@ pub struct Appliance {
     /// "not for clinical use".
     #[serde(default)]
     pub allow_unsigned_models: bool,
+    /// Local time, as a fixed offset from UTC, e.g. `+02:00`: the schedules of rules are in it. There
+    /// is no change to daylight saving time: the hours of a schedule stay where they are in UTC.
+    #[serde(default = "default_utc_offset")]
+    pub utc_offset: String,
+}
+
+fn default_utc_offset() -> String {
+    "+00:00".into()
 }
 
 /// `[appliance.tls]`: one identity for DICOM, HL7 and the administration page.
@@ -316,7 +326,7 @@ pub struct Model {
 pub struct Destination {
     /// Name that rules use.
     pub name: String,
-    /// Send the DICOM SR to a peer.
+    /// Send the DICOM SR, and forwarded images, to a peer.
     pub dicom: Option<DicomDestination>,
     /// Send an ORU^R01 by MLLP.
     pub hl7: Option<Hl7Destination>,
@@ -399,7 +409,24 @@ pub struct Rule {
     /// Names of the destinations for the results.
     #[serde(default)]
     pub deliver: Vec<String>,
-    /// `assist` sends results; `shadow` computes and keeps them and sends nothing.
+    /// Names of DICOM destinations to which the series' instances are sent on, as received, once the
+    /// study's revision is closed. Works with and without `models`. Images that come late are sent on
+    /// with the next revision, each image once to each destination. A series is never sent back to the
+    /// peer that it came from.
+    #[serde(default)]
+    pub forward: Vec<String>,
+    /// Keep what this rule delivers and forwards until a person releases it (administration page, or
+    /// `lightbox queue release`). Models run at once all the same.
+    #[serde(default)]
+    pub hold: bool,
+    /// Hours in which what this rule delivers and forwards may leave the box, e.g.
+    /// `{ days = ["mon", "tue"], from = "19:00", to = "06:00" }`; outside them it waits, retries too.
+    /// What is being sent when the hours end is sent to its end. Models run at once all the same, so
+    /// that results are there for people when they look. Where two rules send the same to the same
+    /// destination, the one that sends sooner counts: at once before in hours, before held, before
+    /// shadow.
+    pub schedule: Option<Schedule>,
+    /// `assist` sends results and images; `shadow` computes and keeps results, and sends nothing.
     #[serde(default)]
     pub mode: Mode,
     /// If it matches, later rules do not look at this series.

@@ -125,6 +125,10 @@ fn one_revision(page: &Page<'_>, detail: &StudyDetail, revision: &Revision) -> M
             @if revision.jobs.is_empty() {
                 p { strong { "It went to no model." } " It is kept; the rules above say why." }
             }
+            @if !revision.forwards.is_empty() {
+                h3 { "Sent on as received" }
+                (super::queue::forwards(page, &revision.forwards, true))
+            }
             @for job in &revision.jobs { (one_job(page, detail, revision, job)) }
         }
     }
@@ -197,8 +201,10 @@ fn one_job(page: &Page<'_>, detail: &StudyDetail, revision: &Revision, job: &Job
             dt { "Result goes to" } dd {
                 @if job.deliver.is_empty() { "nobody: no rule names a destination" }
                 (joined(job.deliver.iter().map(|(destination, mode)| {
-                    let shadow = if mode == "shadow" { " (shadow: kept, not sent)" } else { "" };
-                    format!("{destination}{shadow}")
+                    match mode.words() {
+                        words if words.is_empty() => destination.clone(),
+                        words => format!("{destination} ({words})"),
+                    }
                 })))
             }
             dt { "Made" } dd { (page.time(job.created_at)) }
