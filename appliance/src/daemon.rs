@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lightbox_bootstrap::identity::{DeviceIdentity, IdentityError};
-use lightbox_provisioning::site::{Site, SiteError};
+use lightbox_provisioning::site::{Site, SiteError, parse_transcode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
@@ -35,12 +35,13 @@ use crate::infer::onnx::OnnxEngine;
 use crate::ingest::completion;
 use crate::ingest::listener::Listener;
 use crate::ingest::receive::Receiver;
+use crate::ingest::rules::RuleSet;
 use crate::pipeline::Pipeline;
 use crate::store::index::{self, MendError};
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::objects::{ObjectError, Objects};
 use crate::store::results::{Results, ResultsError};
-use crate::store::{deliveries, forwards, jobs};
+use crate::store::{deliveries, forwards, jobs, rule_sets};
 use crate::structure;
 
 /// Longest time that a stop waits for work under way.
@@ -183,7 +184,8 @@ impl Daemon {
         let lock = lock(&file.appliance.data_dir)?;
         let store_site = site.clone();
         let store_clock = clock.clone();
-        let store = tokio::task::spawn_blocking(move || open_store(&store_site, store_clock))
+        let store_rules = config.rules.clone();
+        let store = tokio::task::spawn_blocking(move || open_store(&store_site, store_clock, store_rules))
             .await
             .map_err(|_| StartError::Interrupted)??;
 
@@ -259,7 +261,7 @@ impl Daemon {
 
         let station = file.appliance.name.clone();
         let detail = json!({
-            "version": env!("CARGO_PKG_VERSION"), "site": site.revision, "dicom": dicom_at, "admin": admin_at,
+            "version": env!("CARGO_PKG_VERSION"), "site": site.revision, "rules": config.rules.revision, "dicom": dicom_at, "admin": admin_at,
             "plaintext": plaintext_at,
         });
         store
@@ -311,7 +313,7 @@ struct Store {
 }
 
 /// Opens ledger and objects, and mends what a crash left between them. Blocking.
-fn open_store(site: &Site, clock: SharedClock) -> Result<Store, StartError> {
+fn open_store(site: &Site, clock: SharedClock, rules: Arc<RuleSet>) -> Result<Store, StartError> {
     let data_dir = &site.file.appliance.data_dir;
     let key = data_dir.join("device.key");
     let used = data_dir.join("ledger.db").exists() || data_dir.join("objects").exists();
@@ -336,6 +338,7 @@ fn open_store(site: &Site, clock: SharedClock) -> Result<Store, StartError> {
     let owner = ledger.boot().to_owned();
     let (jobs, deliveries, forwards) = ledger.write_blocking(move |writer| {
         completion::restart_timers(writer)?;
+        rule_sets::activate(writer, &rules)?;
         Ok((
             jobs::reclaim(writer, &owner)?,
             deliveries::reclaim(writer, &owner)?,
@@ -424,6 +427,7 @@ fn spawn_queues(
         objects: store.objects.clone(),
         clock: clock.clone(),
         backoff: queue.backoff,
+        transcode: Vec::new(),
     };
     for (index, destination) in config.site.file.destination.iter().enumerate() {
         let route = || Route::new(&config.site, destination, &config.identity, config.roots.as_ref());
@@ -431,10 +435,12 @@ fn spawn_queues(
             tasks.spawn(queue.clone().run(route, wakes.results[index].clone(), stopped.clone()));
         }
         // A task of its own: a large study on its way to an archive delays no result.
-        if destination.dicom.is_some()
+        if let Some(dicom) = &destination.dicom
             && let Some(route) = route()?
         {
-            tasks.spawn(forwarder.clone().run(route, wakes.forwards[index].clone(), stopped.clone()));
+            let transcode = dicom.transcode.iter().filter_map(|text| parse_transcode(text)).collect();
+            let forwarder = Forwarder { transcode, ..forwarder.clone() };
+            tasks.spawn(forwarder.run(route, wakes.forwards[index].clone(), stopped.clone()));
         }
     }
     Ok(())

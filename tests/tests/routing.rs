@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lightbox_tests::command::run_lightbox;
+use dicom_dictionary_std::tags;
+use lightbox_tests::command::{program, run, run_lightbox};
 use lightbox_tests::ledger::Ledger;
 use lightbox_tests::peers::storescp::Storescp;
 use lightbox_tests::peers::storescu::Storescu;
-use lightbox_tests::samples::{data_set_digest, sample, sop_uid, study_of_copies};
+use lightbox_tests::samples::{copy_as, data_set_digest, sample, sop_uid, study_of_copies};
 use lightbox_tests::{Daemon, Hospital, Site};
 
 /// Keeps data sets bit by bit, so that what arrives can be compared with what was sent.
@@ -203,4 +204,126 @@ fn compressed(router: &Router, names: &[&str]) -> Vec<PathBuf> {
         router.modality.deliver_as_it_is(router.daemon.dicom, Path::new(file));
     }
     files
+}
+
+/// The pixels of a file, as they lie in it.
+#[track_caller]
+fn pixels(file: &Path) -> Vec<u8> {
+    let object = dicom_object::open_file(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let element = object.element(tags::PIXEL_DATA).expect("pixels");
+    element.to_bytes().expect("native pixels").into_owned()
+}
+
+#[test]
+fn compressed_images_are_decompressed_for_a_peer_that_takes_nothing_else() {
+    let (mut explicit, mut implicit) = (None, None);
+    let router = Router::start(|hospital, site| {
+        let explicit = explicit.insert(Storescp::stopped(hospital, "explicit", &["+x=", "+B"]));
+        let implicit = implicit.insert(Storescp::stopped(hospital, "implicit", &["+xi", "+B"]));
+        [&mut *explicit, &mut *implicit].map(Storescp::run);
+        let peer = |name: &str, archive: &Storescp, keys: &str| {
+            format!(
+                "[[peer]]\nname = \"{name}\"\nae_title = \"{}\"\naddress = \"127.0.0.1:{}\"\ncertificate = {{ sha256 = \"{}\" }}\nmay = [\"receive\"]\n[[destination]]\nname = \"{name}\"\ndicom = {{ peer = \"{name}\", {keys} }}\n",
+                archive.ae_title(),
+                archive.port,
+                archive.identity.sha256
+            )
+        };
+        site.text(&peer("explicit", explicit, "transcode = [\"explicit\"]"))
+            .text(&peer("implicit", implicit, "transcode = [\"explicit\", \"1.2.840.10008.1.2\"]"))
+            .text("[[rule]]\nname = \"all\"\nforward = [\"explicit\", \"implicit\"]")
+    });
+    // The same image three times, uncompressed being the truth.
+    let names = ["MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm"];
+    let truth = pixels(&sample("MR_small.dcm"));
+    let mut sources = BTreeMap::new();
+    for (index, name) in names.iter().enumerate() {
+        // Each its own study: the samples share their UIDs.
+        let copy = copy_as(&sample(name), &router.hospital.folder().join(format!("{index}.dcm")), true);
+        router.modality.deliver_as_it_is(router.daemon.dicom, &copy);
+        sources.insert(sop_uid(&copy), copy);
+    }
+    for (name, archive, syntax) in [
+        ("explicit", explicit.as_ref(), "1.2.840.10008.1.2.1"),
+        ("implicit", implicit.as_ref(), "1.2.840.10008.1.2"),
+    ] {
+        wait_until_forwarded(&router.daemon, name, &["delivered 1/1"; 3]);
+        let files = archive.expect("made").files();
+        assert_eq!(files.len(), 3);
+        for file in files {
+            let object = dicom_object::open_file(&file).expect("a whole file");
+            assert_eq!(object.meta().transfer_syntax().trim_end_matches('\0'), syntax);
+            let source = &sources[&sop_uid(&file)];
+            assert!(pixels(&file) == truth, "{} came out otherwise", source.display());
+            let said = run(std::process::Command::new(program("dciodvfy")).arg("-new").arg(&file));
+            let of_source = run(std::process::Command::new(program("dciodvfy")).arg("-new").arg(source));
+            let errors = |text: &str| text.lines().filter(|line| line.starts_with("Error")).count();
+            assert!(errors(&said.all()) <= errors(&of_source.all()), "{}", said.all());
+        }
+    }
+}
+
+#[test]
+fn rules_diff_names_each_changed_decision_and_the_history_keeps_the_old_rules() {
+    let mut archive_1 = None;
+    let mut router = Router::start(|hospital, site| {
+        let one = archive_1.insert(Storescp::start(hospital, "archive-1"));
+        archive(site, one, "archive-1")
+            .text("[[rule]]\nname = \"ct\"\nmatch = { modality = \"CT\" }\nforward = [\"archive-1\"]")
+            .text("[[rule]]\nname = \"mr\"\nmatch = { modality = \"MR\" }")
+    });
+    let ct = study_of_copies(&router.hospital, &sample("CT_small.dcm"), "ct", 2);
+    let mr = study_of_copies(&router.hospital, &sample("MR_small.dcm"), "mr", 2);
+    router.modality.deliver(router.daemon.dicom, &[], &ct);
+    router.modality.deliver(router.daemon.dicom, &[], &mr);
+    router.daemon.wait_for("both studies to be routed", 40, |ledger| {
+        (ledger.number("SELECT count(*) FROM revisions") == 2 && ledger.is_quiet()).then_some(())
+    });
+    let site = router.site.path.to_str().expect("a plain path").to_owned();
+    let changed = router.hospital.folder().join("new.toml");
+    let text = router
+        .site
+        .toml()
+        .replace("modality = \"MR\" }", "modality = \"MR\" }\nforward = [\"archive-1\"]\nhold = true");
+    std::fs::write(&changed, &text).expect("written");
+    let new = changed.to_str().expect("a plain path");
+
+    let same = run_lightbox(&["rules", "diff", &site, "--site", &site, "--since", "7d"]);
+    assert_eq!(same.code, Some(0), "{}", same.all());
+    assert!(same.out.contains("2 studies") && same.out.contains("0 would change"), "{}", same.out);
+    let diff = run_lightbox(&["rules", "diff", new, "--site", &site, "--since", "7d"]);
+    assert_eq!(diff.code, Some(3), "{}", diff.all());
+    let key = router.daemon.ledger().texts(
+        "SELECT s.key FROM studies s JOIN instances i ON i.study_id = s.id WHERE i.modality = 'MR' LIMIT 1",
+    );
+    assert!(diff.out.contains(&key[0]), "{}", diff.out);
+    for wanted in [
+        "series 1 sent on to archive-1",
+        "held until released",
+        "rule \"mr\"",
+        "modality is \"MR\"",
+        "1 would change, 1 would not",
+    ] {
+        assert!(diff.out.contains(wanted), "{wanted}: {}", diff.out);
+    }
+    let json = run_lightbox(&["rules", "diff", new, "--site", &site, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+    assert_eq!(
+        (&json["unchanged"], &json["changed"][0]["changes"][0]["subject"]),
+        (&1.into(), &"forward".into())
+    );
+
+    // Under the changed rules the next start has another rule set; the first one can still be read.
+    router.daemon.stop();
+    router.site = router.site.text("[[rule]]\nname = \"more\"\nmatch = { modality = \"US\" }");
+    router.daemon = Daemon::start(&router.site);
+    let history = run_lightbox(&["rules", "history", "--site", &site, "--json"]).ok("rules history");
+    let history: serde_json::Value = serde_json::from_str(&history.out).expect("JSON");
+    let lines = history.as_array().expect("a list");
+    assert_eq!(lines.len(), 2);
+    assert_eq!((&lines[0]["decided"], &lines[1]["decided"]), (&0.into(), &2.into()));
+    let first = lines[1]["revision"].as_str().expect("a text");
+    assert_eq!(router.daemon.ledger().texts("SELECT DISTINCT rule_set FROM revisions"), [first]);
+    let shown = run_lightbox(&["rules", "show", &first[..10], "--site", &site]).ok("rules show");
+    assert!(shown.out.contains("name = \"ct\"") && !shown.out.contains("more"), "{}", shown.out);
 }

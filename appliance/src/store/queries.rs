@@ -4,6 +4,7 @@
 //! images by their place in the study; texts that came from a study's header or from a peer are
 //! [`Phi`], so that showing them is a decision of the caller.
 
+mod facts;
 mod forwards;
 mod study;
 
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 
+pub use facts::{StudyFacts, facts_since};
 pub use forwards::{ForwardLine, forwards};
 pub use study::{Decision, FindingLine, Job, Outcome, ResultLine, Revision, Series, StudyDetail, study};
 

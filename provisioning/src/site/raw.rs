@@ -338,6 +338,13 @@ pub struct Destination {
 pub struct DicomDestination {
     /// Name of the peer, which must have an `address` and the capability `receive`.
     pub peer: String,
+    /// Transfer syntaxes into which forwarded images may be changed where the peer does not accept
+    /// their own, in order of preference: `explicit` (Explicit VR Little Endian), `implicit` (Implicit VR
+    /// Little Endian), or their UIDs. JPEG, JPEG-LS, JPEG 2000 and RLE are decompressed, which loses
+    /// nothing. What came in Implicit VR stays so: every peer must take it (PS3.5 §10.1). Empty: images leave
+    /// as they came, or become dead letters that say what the peer takes.
+    #[serde(default)]
+    pub transcode: Vec<String>,
 }
 
 /// `destination.hl7`: an HL7 v2.5.1 receiver.

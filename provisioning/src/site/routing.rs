@@ -42,6 +42,15 @@ pub enum Day {
     Sun,
 }
 
+/// UID of a transfer syntax that `destination.dicom.transcode` may name.
+pub fn parse_transcode(text: &str) -> Option<&'static str> {
+    match text {
+        "explicit" | "1.2.840.10008.1.2.1" => Some("1.2.840.10008.1.2.1"),
+        "implicit" | "1.2.840.10008.1.2" => Some("1.2.840.10008.1.2"),
+        _ => None,
+    }
+}
+
 /// Minutes since midnight of `HH:MM`.
 pub fn parse_time_of_day(text: &str) -> Option<u16> {
     let (hours, minutes) = text.split_once(':')?;
@@ -71,6 +80,16 @@ pub(super) fn check(file: &SiteFile, destinations: &Names, problems: &mut Proble
             format!("\"{}\" is not an offset from UTC", file.appliance.utc_offset),
             "write hours and minutes with their sign, e.g. \"+02:00\" or \"-05:00\"",
         );
+    }
+    for (index, destination) in file.destination.iter().enumerate() {
+        let syntaxes = destination.dicom.iter().flat_map(|dicom| &dicom.transcode).enumerate();
+        for (position, syntax) in syntaxes.filter(|(_, syntax)| parse_transcode(syntax).is_none()) {
+            problems.add(
+                format!("destination[{index}].dicom.transcode[{position}]"),
+                format!("\"{syntax}\" is no transfer syntax into which images can be changed"),
+                "name \"explicit\" or \"implicit\", or their UIDs 1.2.840.10008.1.2.1 and 1.2.840.10008.1.2",
+            );
+        }
     }
     for (index, rule) in file.rule.iter().enumerate() {
         for (position, name) in rule.forward.iter().enumerate() {

@@ -117,7 +117,7 @@ fn one_revision(page: &Page<'_>, detail: &StudyDetail, revision: &Revision) -> M
                 dt { "Closed" } dd { (page.time(revision.closed_at)) }
                 dt { "Because" } dd { (revision.verdict) }
                 dt { "Evidence" } dd { (values(&revision.evidence)) }
-                dt { "Rules" } dd { "of the site file " (digest(&revision.rule_set)) }
+                dt { "Rules" } dd { (digest(&revision.rule_set)) " (" code { "lightbox rules show " (revision.rule_set.get(..12).unwrap_or_default()) } " prints them)" }
             }
             h3 { "Why it went where it went" }
             @if revision.decisions.is_empty() { p { "The site file had no rule." } }

@@ -2,6 +2,9 @@
 //! association, and every instance that the destination has taken written down.
 
 mod contexts;
+mod decompress;
+mod prepare;
+mod rewrite;
 mod send;
 pub mod source;
 
@@ -35,6 +38,9 @@ pub struct Forwarder {
     pub clock: SharedClock,
     /// When to try again.
     pub backoff: Backoff,
+    /// Transfer syntaxes into which an instance may be changed for this destination, the preferred one
+    /// first.
+    pub transcode: Vec<&'static str>,
 }
 
 impl Forwarder {

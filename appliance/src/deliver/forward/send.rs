@@ -5,11 +5,14 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::contexts;
-use super::source::{self, Piece, Source};
+use super::prepare::{self, Prepared};
+use super::rewrite::Cannot;
+use super::source::{self, Source};
 use super::{Forwarder, LEASE, Tallies};
 use crate::deliver::sender::{Duplex, Reason, Route, Sent, exchange_store, judge};
 use crate::dicom::association::{Association, AssociationError};
 use crate::dicom::dimse::{C_STORE_RQ, Command};
+use crate::dicom::services::{EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
 use crate::phi::Phi;
 use crate::store::forwards::{self, Claim, Fate, Instance, Item};
 use crate::store::ledger::LedgerError;
@@ -178,27 +181,33 @@ impl Try<'_> {
         instance: &Instance,
     ) -> Result<Sent, AssociationError> {
         let class = &instance.sop_class_uid;
-        let Some(context) = association.context_for(class, &instance.transfer_syntax) else {
-            let why = association.refusal_of(class);
-            let takes: Vec<&str> = [
-                crate::dicom::services::EXPLICIT_VR_LITTLE_ENDIAN,
-                crate::dicom::services::IMPLICIT_VR_LITTLE_ENDIAN,
-            ]
-            .into_iter()
-            .filter(|syntax| association.context_for(class, syntax).is_some())
-            .collect();
-            let text = contexts::refusal(&self.route.name, instance, why, &takes);
-            return Ok(Sent::Never(Reason {
-                code: "presentation context not accepted".into(),
-                text: Phi::new(text),
-            }));
+        let as_it_is =
+            association.context_for(class, &instance.transfer_syntax).map(|context| (context, None));
+        let changed = || {
+            self.forwarder
+                .transcode
+                .iter()
+                .filter(|to| prepare::is_known(&instance.transfer_syntax, to))
+                .find_map(|to| Some((association.context_for(class, to)?, Some(*to))))
+        };
+        let Some((context, to)) = as_it_is.or_else(changed) else {
+            return Ok(Sent::Never(self.not_accepted(association, instance)));
         };
         let (objects, object) = (self.forwarder.objects.clone(), instance.object.clone());
-        let opened = tokio::task::spawn_blocking(move || objects.read(&object)).await;
-        let Ok(Ok((_, reader, length))) = opened else {
-            return Ok(Sent::Never(Reason::plain("the stored object cannot be read back")));
+        let from = instance.transfer_syntax.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let (_, reader, length) = objects.read(&object).map_err(|_| Cannot::Read)?;
+            match to {
+                None => Ok(Prepared::whole(Box::new(reader), length)),
+                Some(to) => prepare::transcode(Box::new(reader), length, &from, to),
+            }
+        });
+        let Prepared { reader, pieces } = match prepared.await {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(why)) => return Ok(Sent::Never(Reason::plain(why.to_string()))),
+            Err(_) => return Ok(Sent::Never(Reason::plain("preparing it failed in the code that does it"))),
         };
-        let data_set = Source::new(reader, vec![Piece::Copy { at: 0, length }]);
+        let data_set = Source::new(reader, pieces);
         self.message_id = self.message_id.wrapping_add(1).max(1);
         let request = Command {
             field: C_STORE_RQ,
@@ -210,6 +219,17 @@ impl Try<'_> {
         };
         let response = exchange_store(association, context, &request, data_set).await?;
         Ok(judge(&response))
+    }
+
+    /// Why the peer does not get an instance: it accepted no context in which it can be sent.
+    fn not_accepted(&self, association: &Association<Box<dyn Duplex>>, instance: &Instance) -> Reason {
+        let class = &instance.sop_class_uid;
+        let takes: Vec<&str> = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
+            .into_iter()
+            .filter(|syntax| association.context_for(class, syntax).is_some())
+            .collect();
+        let text = contexts::refusal(&self.route.name, instance, association.refusal_of(class), &takes);
+        Reason { code: "presentation context not accepted".into(), text: Phi::new(text) }
     }
 
     async fn refuse(&mut self, item: &Item, reason: Reason) -> Result<(), Stop> {

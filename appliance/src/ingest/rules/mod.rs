@@ -4,6 +4,7 @@
 //! that "why did this study (not) go there?" is answered from the ledger.
 
 mod conditions;
+pub mod diff;
 mod expression;
 
 use std::collections::BTreeMap;
@@ -247,19 +248,19 @@ impl Compiled {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use super::*;
 
-    fn rules(text: &str) -> RuleSet {
+    pub(in crate::ingest::rules) fn rules(text: &str) -> RuleSet {
         let site = include_str!("../../../../provisioning/examples/site.toml");
         let (head, _) = site.split_once("[[rule]]").expect("the example has rules");
         let site = Site::parse(Path::new("site.toml"), &format!("{head}\n{text}")).expect("good");
         RuleSet::compile(&site).expect("compiles")
     }
 
-    fn ct(uid: &str, thickness: f64) -> SeriesFacts {
+    pub(in crate::ingest::rules) fn ct(uid: &str, thickness: f64) -> SeriesFacts {
         SeriesFacts {
             series_uid: Phi::from(uid),
             attributes: Attributes {
