@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lightbox_bootstrap::identity::{DeviceIdentity, IdentityError};
-use lightbox_provisioning::site::{Site, SiteError, parse_transcode};
+use lightbox_provisioning::site::{Edits, Site, SiteError, parse_transcode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
@@ -428,6 +428,8 @@ fn spawn_queues(
         clock: clock.clone(),
         backoff: queue.backoff,
         transcode: Vec::new(),
+        set: Edits::default(),
+        system: config.site.file.appliance.name.clone(),
     };
     for (index, destination) in config.site.file.destination.iter().enumerate() {
         let route = || Route::new(&config.site, destination, &config.identity, config.roots.as_ref());
@@ -439,7 +441,7 @@ fn spawn_queues(
             && let Some(route) = route()?
         {
             let transcode = dicom.transcode.iter().filter_map(|text| parse_transcode(text)).collect();
-            let forwarder = Forwarder { transcode, ..forwarder.clone() };
+            let forwarder = Forwarder { transcode, set: dicom.set.clone(), ..forwarder.clone() };
             tasks.spawn(forwarder.run(route, wakes.forwards[index].clone(), stopped.clone()));
         }
     }

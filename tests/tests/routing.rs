@@ -220,7 +220,8 @@ fn compressed_images_are_decompressed_for_a_peer_that_takes_nothing_else() {
     let router = Router::start(|hospital, site| {
         let explicit = explicit.insert(Storescp::stopped(hospital, "explicit", &["+x=", "+B"]));
         let implicit = implicit.insert(Storescp::stopped(hospital, "implicit", &["+xi", "+B"]));
-        [&mut *explicit, &mut *implicit].map(Storescp::run);
+        explicit.run();
+        implicit.run();
         let peer = |name: &str, archive: &Storescp, keys: &str| {
             format!(
                 "[[peer]]\nname = \"{name}\"\nae_title = \"{}\"\naddress = \"127.0.0.1:{}\"\ncertificate = {{ sha256 = \"{}\" }}\nmay = [\"receive\"]\n[[destination]]\nname = \"{name}\"\ndicom = {{ peer = \"{name}\", {keys} }}\n",
@@ -326,4 +327,43 @@ fn rules_diff_names_each_changed_decision_and_the_history_keeps_the_old_rules() 
     assert_eq!(router.daemon.ledger().texts("SELECT DISTINCT rule_set FROM revisions"), [first]);
     let shown = run_lightbox(&["rules", "show", &first[..10], "--site", &site]).ok("rules show");
     assert!(shown.out.contains("name = \"ct\"") && !shown.out.contains("more"), "{}", shown.out);
+}
+
+#[test]
+fn elements_of_the_list_change_on_the_way_and_what_was_there_is_kept() {
+    let mut archive_1 = None;
+    let router = Router::start(|hospital, site| {
+        let one = archive_1.insert(Storescp::stopped(hospital, "archive-1", BIT_BY_BIT));
+        one.run();
+        archive(site, one, "archive-1").text(
+            "[[rule]]\nname = \"all\"\nforward = [\"archive-1\"]\nset = { institution_name = \"St. Mary\", accession_number_prefix = \"SM-\" }",
+        )
+    });
+    let archive_1 = archive_1.expect("made");
+    let source = copy_as(&sample("CT_small.dcm"), &router.hospital.folder().join("one.dcm"), true);
+    run(std::process::Command::new(program("dcmodify"))
+        .args(["-nb", "-i", "(0008,0050)=4711", "-i", "(0008,0080)=Old place"])
+        .arg(&source))
+    .ok("dcmodify");
+    router.modality.deliver(router.daemon.dicom, &[], std::slice::from_ref(&source));
+    wait_until_forwarded(&router.daemon, "archive-1", &["delivered 1/1"]);
+    let file = archive_1.files().pop().expect("one");
+    let dumped = run(std::process::Command::new(program("dcmdump")).arg(&file)).ok("dcmdump").out;
+    let line = |tag: &str| -> Vec<String> {
+        dumped.lines().filter(|line| line.contains(tag)).map(|line| line.trim_start().to_owned()).collect()
+    };
+    assert!(line("(0008,0080)")[0].contains("[St. Mary]"), "{dumped}");
+    assert!(line("(0008,0080)")[1].contains("[Old place]"), "{dumped}");
+    assert!(line("(0008,0050)")[0].contains("[SM-4711]"), "{dumped}");
+    assert!(line("(0008,0050)")[1].contains("[4711]"), "{dumped}");
+    assert!(line("(0400,0563)")[0].contains("RAD-AI-1"), "{dumped}");
+    assert!(line("(0400,0564)")[0].contains("CT1"), "{dumped}");
+    assert!(line("(0400,0565)")[0].contains("COERCE"), "{dumped}");
+    assert_eq!(sop_uid(&file), sop_uid(&source));
+    assert!(pixels(&file) == pixels(&source));
+    let errors = |file: &Path| {
+        let said = run(std::process::Command::new(program("dciodvfy")).arg("-new").arg(file)).all();
+        said.lines().filter(|line| line.starts_with("Error")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(errors(&file), errors(&source), "dciodvfy finds something new");
 }

@@ -4,11 +4,12 @@
 //! association costs at most the few that were under way. An instance goes once to a destination: a
 //! late image's forward holds that image alone.
 
+use lightbox_provisioning::site::Edits;
 use rusqlite::{OptionalExtension, params};
 use serde_json::json;
 
 use super::deliveries::Try;
-use super::ledger::{LedgerError, Writer};
+use super::ledger::{LedgerError, Writer, json_column};
 use super::objects::ObjectId;
 use super::replay::By;
 use crate::audit::{Event, EventKind, Outcome};
@@ -49,7 +50,7 @@ pub fn plan(
     let state = if dispatch.is_held() { DeliveryState::Held } else { DeliveryState::Queued };
     tx.prepare_cached(
         "INSERT INTO forwards (study_id, revision, series_uid, destination, rule, dispatch, state, created_at,
-            queued_at, next_at, total) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?9,?10)",
+            queued_at, next_at, total, edits) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?9,?10,?11)",
     )?
     .execute(params![
         study_id,
@@ -61,7 +62,8 @@ pub fn plan(
         state.as_str(),
         now,
         dispatch.due(now),
-        objects.len() as i64
+        objects.len() as i64,
+        json!(forward.set).to_string()
     ])?;
     let id = tx.last_insert_rowid();
     let mut insert = tx.prepare_cached(
@@ -86,6 +88,8 @@ pub struct Claimed {
     pub window: Option<Window>,
     /// When the rules made it: the time of changes to its instances.
     pub created_ms: i64,
+    /// Elements that the rules change on the way.
+    pub edits: Edits,
 }
 
 /// An instance that has yet to be sent.
@@ -144,7 +148,7 @@ pub fn claim(
     let Some((study_id, study_key)) = study else { return Ok(None) };
     let forwards: Vec<Claimed> = tx
         .prepare_cached(
-            "SELECT id, attempts, queued_at, dispatch, created_at FROM forwards
+            "SELECT id, attempts, queued_at, dispatch, created_at, edits FROM forwards
              WHERE study_id = ?1 AND destination = ?2 AND state = ?3 AND next_at <= ?4 ORDER BY id LIMIT ?5",
         )?
         .query_map(params![study_id, destination, queued, now, FORWARDS_AT_ONCE], |row| {
@@ -154,6 +158,7 @@ pub fn claim(
                 queued_ms: row.get(2)?,
                 window: dispatch_column(row, 3)?.window,
                 created_ms: row.get(4)?,
+                edits: json_column(row, 5)?,
             })
         })?
         .collect::<rusqlite::Result<_>>()?;

@@ -162,6 +162,7 @@ CREATE TABLE forwards (
     destination     TEXT NOT NULL,
     rule            TEXT NOT NULL,          -- the first rule that asked for it
     dispatch        TEXT NOT NULL,          -- dispatch::Dispatch
+    edits           TEXT NOT NULL,          -- JSON: elements that the rules change on the way
     state           TEXT NOT NULL,          -- job::DeliveryState
     attempts        INTEGER NOT NULL DEFAULT 0,
     created_at      INTEGER NOT NULL,

@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 pub use check::parse_fingerprint;
 pub use raw::*;
 pub use reference::reference_markdown;
-pub use routing::{Day, Schedule, parse_time_of_day, parse_transcode, parse_utc_offset};
+pub use routing::{
+    Day, Edits, Schedule, SetKind, longest, parse_time_of_day, parse_transcode, parse_utc_offset,
+};
 
 /// A site file that passed every check of its text.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::routing::Schedule;
+use super::routing::{Edits, Schedule};
 
 /// The whole site file (TOML). Unknown keys are refused. Relative paths are taken from the folder
 /// of the site file.
@@ -345,6 +345,10 @@ pub struct DicomDestination {
     /// as they came, or become dead letters that say what the peer takes.
     #[serde(default)]
     pub transcode: Vec<String>,
+    /// Elements to change in every image that is forwarded to this destination; see `rule.set`. A
+    /// rule's own `set` goes before it.
+    #[serde(default)]
+    pub set: Edits,
 }
 
 /// `destination.hl7`: an HL7 v2.5.1 receiver.
@@ -433,6 +437,14 @@ pub struct Rule {
     /// destination, the one that sends sooner counts: at once before in hours, before held, before
     /// shadow.
     pub schedule: Option<Schedule>,
+    /// Elements to change in the images that this rule forwards, e.g.
+    /// `{ institution_name = "St. Mary", accession_number_prefix = "SM-" }`. Only the keys below: names,
+    /// identifiers and UIDs of patient, study and image never change. What was there before is kept in
+    /// the Original Attributes Sequence (0400,0561). An image whose character set has not all the
+    /// characters of a value becomes a dead letter. Results and stored images stay as they are. Where two
+    /// rules set the same, the first one counts.
+    #[serde(default, skip_serializing_if = "Edits::is_empty")]
+    pub set: Edits,
     /// `assist` sends results and images; `shadow` computes and keeps results, and sends nothing.
     #[serde(default)]
     pub mode: Mode,

@@ -42,6 +42,132 @@ pub enum Day {
     Sun,
 }
 
+/// Elements that may be changed on the way to another archive, and their new values. An empty value
+/// empties the element.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Edits {
+    /// Institution Name (0008,0080), at most 64 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub institution_name: Option<String>,
+    /// Institutional Department Name (0008,1040), at most 64 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub department_name: Option<String>,
+    /// Station Name (0008,1010), at most 16 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub station_name: Option<String>,
+    /// Study Description (0008,1030), at most 64 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub study_description: Option<String>,
+    /// Series Description (0008,103E), at most 64 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub series_description: Option<String>,
+    /// Body Part Examined (0018,0015): at most 16 capital letters, digits, spaces and underscores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_part_examined: Option<String>,
+    /// Protocol Name (0018,1030), at most 64 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol_name: Option<String>,
+    /// Issuer of Patient ID (0010,0021), at most 64 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer_of_patient_id: Option<String>,
+    /// Requesting Service (0032,1033), at most 64 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requesting_service: Option<String>,
+    /// Put before Accession Number (0008,0050), unless it is empty or begins so already. The whole may
+    /// have 16 characters; an image where it would be more becomes a dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accession_number_prefix: Option<String>,
+}
+
+/// What is done with a value of [`Edits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetKind {
+    /// It replaces the old one.
+    Replace,
+    /// It goes before the old one.
+    Prefix,
+}
+
+/// Key, kind, tag, VR and new value of one element.
+pub type Edit<'a> = (&'static str, SetKind, (u16, u16), &'static [u8; 2], &'a Option<String>);
+
+impl Edits {
+    /// All that may be changed.
+    pub fn entries(&self) -> [Edit<'_>; 10] {
+        use SetKind::{Prefix, Replace};
+        [
+            ("accession_number_prefix", Prefix, (0x0008, 0x0050), b"SH", &self.accession_number_prefix),
+            ("institution_name", Replace, (0x0008, 0x0080), b"LO", &self.institution_name),
+            ("station_name", Replace, (0x0008, 0x1010), b"SH", &self.station_name),
+            ("study_description", Replace, (0x0008, 0x1030), b"LO", &self.study_description),
+            ("series_description", Replace, (0x0008, 0x103e), b"LO", &self.series_description),
+            ("department_name", Replace, (0x0008, 0x1040), b"LO", &self.department_name),
+            ("issuer_of_patient_id", Replace, (0x0010, 0x0021), b"LO", &self.issuer_of_patient_id),
+            ("body_part_examined", Replace, (0x0018, 0x0015), b"CS", &self.body_part_examined),
+            ("protocol_name", Replace, (0x0018, 0x1030), b"LO", &self.protocol_name),
+            ("requesting_service", Replace, (0x0032, 0x1033), b"LO", &self.requesting_service),
+        ]
+    }
+
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Edits::default()
+    }
+
+    /// These, and the other ones where these say nothing.
+    #[must_use]
+    pub fn or(self, other: &Edits) -> Edits {
+        let or = |own: Option<String>, other: &Option<String>| own.or_else(|| other.clone());
+        Edits {
+            institution_name: or(self.institution_name, &other.institution_name),
+            department_name: or(self.department_name, &other.department_name),
+            station_name: or(self.station_name, &other.station_name),
+            study_description: or(self.study_description, &other.study_description),
+            series_description: or(self.series_description, &other.series_description),
+            body_part_examined: or(self.body_part_examined, &other.body_part_examined),
+            protocol_name: or(self.protocol_name, &other.protocol_name),
+            issuer_of_patient_id: or(self.issuer_of_patient_id, &other.issuer_of_patient_id),
+            requesting_service: or(self.requesting_service, &other.requesting_service),
+            accession_number_prefix: or(self.accession_number_prefix, &other.accession_number_prefix),
+        }
+    }
+}
+
+/// Most characters of a value of that VR (PS3.5 table 6.2-1), of those that [`Edits`] has.
+pub fn longest(vr: &[u8; 2]) -> usize {
+    if vr == b"LO" { 64 } else { 16 }
+}
+
+fn check_edits(key: &str, edits: &Edits, problems: &mut Problems<'_>) {
+    for (name, kind, _, vr, value) in edits.entries() {
+        let Some(value) = value else { continue };
+        let key = format!("{key}.{name}");
+        let longest = longest(vr);
+        if value.chars().count() > longest {
+            problems.add(&key, format!("longer than {longest} characters"), "shorten it");
+        }
+        if value.contains('\\') || value.chars().any(char::is_control) || value.trim() != value {
+            problems.add(
+                &key,
+                "a backslash, a control character, or a space at an end",
+                "these cannot be part of a DICOM value: take them out",
+            );
+        }
+        let code = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == ' ' || c == '_';
+        if vr == b"CS" && !value.chars().all(code) {
+            problems.add(
+                &key,
+                "not a code string",
+                "capital letters, digits, spaces and underscores only, e.g. \"CHEST\"",
+            );
+        }
+        if kind == SetKind::Prefix && !value.is_ascii() {
+            problems.add(&key, "not ASCII", "accession numbers are compared by machines: use ASCII");
+        }
+    }
+}
+
 /// UID of a transfer syntax that `destination.dicom.transcode` may name.
 pub fn parse_transcode(text: &str) -> Option<&'static str> {
     match text {
@@ -82,6 +208,9 @@ pub(super) fn check(file: &SiteFile, destinations: &Names, problems: &mut Proble
         );
     }
     for (index, destination) in file.destination.iter().enumerate() {
+        if let Some(dicom) = &destination.dicom {
+            check_edits(&format!("destination[{index}].dicom.set"), &dicom.set, problems);
+        }
         let syntaxes = destination.dicom.iter().flat_map(|dicom| &dicom.transcode).enumerate();
         for (position, syntax) in syntaxes.filter(|(_, syntax)| parse_transcode(syntax).is_none()) {
             problems.add(
@@ -107,6 +236,14 @@ pub(super) fn check(file: &SiteFile, destinations: &Names, problems: &mut Proble
                 ),
                 Some(_) => {}
             }
+        }
+        check_edits(&format!("rule[{index}].set"), &rule.set, problems);
+        if !rule.set.is_empty() && rule.forward.is_empty() {
+            problems.add(
+                format!("rule[{index}].set"),
+                "this rule forwards no image that could be changed",
+                "add `forward`, or take `set` out",
+            );
         }
         for (name, time) in
             rule.schedule.iter().flat_map(|schedule| [("from", &schedule.from), ("to", &schedule.to)])
@@ -167,6 +304,17 @@ mod tests {
             "rule[0].schedule.from",
             "time of day",
         );
+        refused(
+            "forward = [\"pacs\"]\nset = { station_name = \"longer than 16 chars\" }",
+            "rule[0].set.station_name",
+            "16",
+        );
+        refused(
+            "forward = [\"pacs\"]\nset = { body_part_examined = \"Chest\" }",
+            "rule[0].set.body_part_examined",
+            "code",
+        );
+        refused("set = { station_name = \"CT-1\" }", "rule[0].set", "no image");
         refused("hold = true", "rule[0].hold", "sends nothing");
     }
 }

@@ -1,6 +1,7 @@
 //! Sending series on as they were received: one task a destination, many instances over one
 //! association, and every instance that the destination has taken written down.
 
+mod coerce;
 mod contexts;
 mod decompress;
 mod prepare;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lightbox_provisioning::site::Edits;
 use tokio::sync::{Notify, watch};
 
 use self::send::{Report, Tally};
@@ -41,6 +43,10 @@ pub struct Forwarder {
     /// Transfer syntaxes into which an instance may be changed for this destination, the preferred one
     /// first.
     pub transcode: Vec<&'static str>,
+    /// Elements that are changed on the way to this destination, where a rule does not say otherwise.
+    pub set: Edits,
+    /// How this box is named where it changes something.
+    pub system: String,
 }
 
 impl Forwarder {

@@ -2,6 +2,7 @@
 
 use std::io::{Cursor, Read, Seek, SeekFrom};
 
+use super::coerce::{Coercion, coerce};
 use super::decompress;
 use super::rewrite::Cannot;
 use super::source::Piece;
@@ -39,13 +40,37 @@ pub(super) fn is_known(from: &str, to: &str) -> bool {
         && (from == EXPLICIT_VR_LITTLE_ENDIAN || decompress::is_known(from))
 }
 
-/// A data set in another transfer syntax.
-pub(super) fn transcode(
+/// A data set as a destination gets it: with changed elements, and in another transfer syntax `to`.
+pub(super) fn prepare(
     mut reader: Box<dyn Stored>,
     length: u64,
     from: &str,
-    to: &str,
+    to: Option<&str>,
+    coercion: &Coercion,
 ) -> Result<Prepared, Cannot> {
+    let mut prepared = if coercion.edits.is_empty() {
+        Prepared::whole(reader, length)
+    } else {
+        let start = reader.stream_position().map_err(|_| Cannot::Read)?;
+        let pieces = coerce(&mut reader, length, from, coercion)?;
+        reader.seek(SeekFrom::Start(start)).map_err(|_| Cannot::Read)?;
+        Prepared { reader, pieces }
+    };
+    let Some(to) = to else { return Ok(prepared) };
+    if coercion.edits.is_empty() {
+        return transcode(prepared.reader, length, from, to);
+    }
+    if length > DATA_SET_MAX {
+        return Err(Cannot::TooLarge);
+    }
+    let start = prepared.reader.stream_position().map_err(|_| Cannot::Read)?;
+    let changed = gather(&mut prepared.reader, start, prepared.pieces)?;
+    let length = changed.len() as u64;
+    transcode(Box::new(Cursor::new(changed)), length, from, to)
+}
+
+/// A data set in another transfer syntax.
+fn transcode(mut reader: Box<dyn Stored>, length: u64, from: &str, to: &str) -> Result<Prepared, Cannot> {
     if length > DATA_SET_MAX {
         return Err(Cannot::TooLarge);
     }

@@ -24,6 +24,14 @@ pub enum Cannot {
     /// The pixels.
     #[error("the pixel data cannot be decompressed: {0}")]
     Pixels(&'static str),
+    /// A value of the site file has characters that the instance's character set has not.
+    #[error(
+        "its Specific Character Set has not all the characters of `set.{0}`; remedy: write the value in ASCII"
+    )]
+    Characters(&'static str),
+    /// With the prefix a value would be too long.
+    #[error("with `set.{0}` the value would be longer than its VR allows; remedy: a shorter prefix")]
+    TooLong(&'static str),
     /// More than may be held in memory.
     #[error("it is too large to be changed here")]
     TooLarge,

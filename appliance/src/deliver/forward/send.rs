@@ -1,9 +1,11 @@
 //! One try: the instances of a claim, over as few associations as their kinds allow.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::coerce::Coercion;
 use super::contexts;
 use super::prepare::{self, Prepared};
 use super::rewrite::Cannot;
@@ -69,6 +71,8 @@ struct Try<'a> {
     forwarder: &'a Forwarder,
     route: &'a Route,
     stop: &'a watch::Receiver<bool>,
+    /// What is changed on the way, by forward.
+    coercions: BTreeMap<i64, Coercion>,
     report: Report,
     /// What is not yet written down.
     fates: Vec<(i64, i64, Fate)>,
@@ -87,8 +91,26 @@ pub(super) async fn send_all(
     for item in &claim.items {
         report.tallies.entry(item.forward).or_default().waiting += 1;
     }
-    let mut this =
-        Try { forwarder, route, stop, report, fates: Vec::new(), flushed: Instant::now(), message_id: 0 };
+    let coercions = claim.forwards.iter().map(|forward| {
+        let coercion = Coercion {
+            edits: forward.edits.clone().or(&forwarder.set),
+            system: forwarder.system.clone(),
+            source: String::new(),
+            at_ms: forward.created_ms,
+        };
+        (forward.id, coercion)
+    });
+    let coercions = coercions.collect();
+    let mut this = Try {
+        forwarder,
+        route,
+        stop,
+        coercions,
+        report,
+        fates: Vec::new(),
+        flushed: Instant::now(),
+        message_id: 0,
+    };
     let mut left = &claim.items[..];
     while !left.is_empty() {
         let batch = &left[..contexts::first_batch(left)];
@@ -125,7 +147,9 @@ impl Try<'_> {
                 Some(open) => open,
                 None => association.insert(self.associate(&proposal).await?),
             };
-            match self.one(open, instance).await {
+            let none = Coercion::default();
+            let coercion = self.coercions.get(&item.forward).unwrap_or(&none).clone();
+            match self.one(open, instance, &coercion).await {
                 Ok(Sent::Delivered(remark)) => {
                     self.report.remark = remark.or(self.report.remark.take());
                     self.settle(item, Fate::Sent).await?;
@@ -179,6 +203,7 @@ impl Try<'_> {
         &mut self,
         association: &mut Association<Box<dyn Duplex>>,
         instance: &Instance,
+        coercion: &Coercion,
     ) -> Result<Sent, AssociationError> {
         let class = &instance.sop_class_uid;
         let as_it_is =
@@ -195,12 +220,11 @@ impl Try<'_> {
         };
         let (objects, object) = (self.forwarder.objects.clone(), instance.object.clone());
         let from = instance.transfer_syntax.clone();
+        let mut coercion = coercion.clone();
         let prepared = tokio::task::spawn_blocking(move || {
-            let (_, reader, length) = objects.read(&object).map_err(|_| Cannot::Read)?;
-            match to {
-                None => Ok(Prepared::whole(Box::new(reader), length)),
-                Some(to) => prepare::transcode(Box::new(reader), length, &from, to),
-            }
+            let (receipt, reader, length) = objects.read(&object).map_err(|_| Cannot::Read)?;
+            coercion.source = receipt.calling_ae;
+            prepare::prepare(Box::new(reader), length, &from, to, &coercion)
         });
         let Prepared { reader, pieces } = match prepared.await {
             Ok(Ok(prepared)) => prepared,

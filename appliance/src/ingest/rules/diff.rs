@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lightbox_provisioning::site::Edits;
 use serde::Serialize;
 
 use super::{Decision, Routing, RuleSet, SeriesFacts};
@@ -206,7 +207,7 @@ impl Sides<'_> {
         let find = |side: &Side<'_>, series: &Phi<String>, destination: &str| {
             let mut all = side.routing.forwards.iter();
             all.find(|forward| forward.series_uid == *series && forward.destination == destination)
-                .map(|forward| forward.dispatch)
+                .map(|forward| (forward.dispatch, forward.set.clone()))
         };
         let mut changes: Vec<Change> = Vec::new();
         for facts in self.series {
@@ -233,8 +234,8 @@ impl Sides<'_> {
                     rules,
                     model: None,
                     destination: Some(destination.clone()),
-                    before: was.as_ref().map(way),
-                    after: will.as_ref().map(way),
+                    before: was.as_ref().map(way_and_changes),
+                    after: will.as_ref().map(way_and_changes),
                     because,
                 });
             }
@@ -248,6 +249,16 @@ fn way(dispatch: &Dispatch) -> String {
         words if words.is_empty() => "at once".into(),
         words => words,
     }
+}
+
+fn way_and_changes((dispatch, set): &(Dispatch, Edits)) -> String {
+    let changed: Vec<String> = set
+        .entries()
+        .into_iter()
+        .filter_map(|(name, _, _, _, value)| Some(format!("{name} = \"{}\"", value.as_ref()?)))
+        .collect();
+    let way = way(dispatch);
+    if changed.is_empty() { way } else { format!("{way}, with {}", changed.join(", ")) }
 }
 
 fn results_to(deliver: &BTreeMap<String, Dispatch>) -> String {

@@ -10,7 +10,7 @@ mod expression;
 use std::collections::BTreeMap;
 
 use cel::Program;
-use lightbox_provisioning::site::{Problem, Rule, Site};
+use lightbox_provisioning::site::{Edits, Problem, Rule, Site};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -72,6 +72,8 @@ pub struct Forward {
     pub rule: String,
     /// When it may leave.
     pub dispatch: Dispatch,
+    /// Elements that are changed on the way.
+    pub set: Edits,
 }
 
 /// What the rules say of a study.
@@ -209,12 +211,16 @@ impl RuleSet {
                 .take_while(|forward| forward.series_uid == facts.series_uid)
                 .find(|forward| forward.destination == *destination);
             match known {
-                Some(forward) => forward.dispatch = forward.dispatch.sooner(compiled.dispatch),
+                Some(forward) => {
+                    forward.dispatch = forward.dispatch.sooner(compiled.dispatch);
+                    forward.set = std::mem::take(&mut forward.set).or(&compiled.rule.set);
+                }
                 None => routing.forwards.push(Forward {
                     series_uid: facts.series_uid.clone(),
                     destination: destination.clone(),
                     rule: compiled.rule.name.clone(),
                     dispatch: compiled.dispatch,
+                    set: compiled.rule.set.clone(),
                 }),
             }
         }
@@ -358,6 +364,7 @@ pub(super) mod tests {
                 destination: "pacs".into(),
                 rule: "a".into(),
                 dispatch: Dispatch { hold: true, ..Dispatch::NOW },
+                set: Edits::default(),
             }]
         );
         let back = &routing.decisions[2];
