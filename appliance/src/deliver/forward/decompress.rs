@@ -344,3 +344,73 @@ impl PixelDataObject for OneFrame<'_> {
         Some(RawPixelData { fragments: C::from_vec(vec![self.coded.to_vec()]), offset_table: C::new() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::super::rewrite::explicit_element;
+    use super::*;
+
+    /// A 2×2 image of 16 bits in RLE: two segments, each one literal run.
+    fn rle(rows: u16) -> Vec<u8> {
+        let mut frame = Vec::new();
+        for word in [2_u32, 64, 70, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] {
+            frame.extend(word.to_le_bytes());
+        }
+        // The high bytes first (PS3.5 G.2).
+        frame.extend([3, 0, 0, 0, 1, 0]);
+        frame.extend([3, 10, 20, 30, 40, 0]);
+        let mut out = [
+            explicit_element(tags::SAMPLES_PER_PIXEL, VR::US, &1_u16.to_le_bytes()),
+            explicit_element(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, b"MONOCHROME2"),
+            explicit_element(tags::ROWS, VR::US, &rows.to_le_bytes()),
+            explicit_element(tags::COLUMNS, VR::US, &2_u16.to_le_bytes()),
+            explicit_element(tags::BITS_ALLOCATED, VR::US, &16_u16.to_le_bytes()),
+            explicit_element(tags::BITS_STORED, VR::US, &16_u16.to_le_bytes()),
+        ]
+        .concat();
+        out.extend([0xe0, 0x7f, 0x10, 0x00, b'O', b'B', 0, 0, 0xff, 0xff, 0xff, 0xff]);
+        out.extend([0xfe, 0xff, 0x00, 0xe0, 0, 0, 0, 0]);
+        out.extend([0xfe, 0xff, 0x00, 0xe0]);
+        out.extend((frame.len() as u32).to_le_bytes());
+        out.extend(frame);
+        out.extend([0xfe, 0xff, 0xdd, 0xe0, 0, 0, 0, 0]);
+        out
+    }
+
+    fn run(data_set: &[u8]) -> Result<Vec<Piece>, Cannot> {
+        to_explicit(&mut Cursor::new(data_set), data_set.len() as u64, uids::RLE_LOSSLESS)
+    }
+
+    #[test]
+    fn only_the_pixel_data_changes() {
+        let source = rle(2);
+        let pieces = run(&source).expect("decompressed");
+        let [Piece::Copy { at: 0, length }, Piece::Bytes(pixels)] = &pieces[..] else { panic!("{pieces:?}") };
+        assert_eq!(source[*length as usize..][..4], [0xe0, 0x7f, 0x10, 0x00]);
+        let expected = explicit_element(tags::PIXEL_DATA, VR::OW, &[10, 0, 20, 0, 30, 0, 40, 1]);
+        assert_eq!(*pixels, expected);
+    }
+
+    #[test]
+    fn a_header_that_promises_more_than_there_is_is_refused() {
+        assert!(matches!(run(&rle(3)), Err(Cannot::Pixels(_))));
+        assert_eq!(run(&rle(0)), Err(Cannot::TooLarge));
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let source = rle(2);
+        for end in 0..source.len() {
+            drop(run(&source[..end]));
+        }
+        for at in 0..source.len() {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut changed = source.clone();
+                changed[at] = value;
+                drop(run(&changed));
+            }
+        }
+    }
+}
