@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lightbox_bootstrap::identity::{DeviceIdentity, IdentityError};
-use lightbox_provisioning::site::{Site, SiteError};
+use lightbox_provisioning::site::{Edits, Site, SiteError, parse_transcode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
@@ -27,6 +27,7 @@ use crate::audit::{self, Event, EventKind};
 use crate::clock::SharedClock;
 use crate::config::{Config, chain};
 use crate::deliver::commit::Asker;
+use crate::deliver::forward::Forwarder;
 use crate::deliver::queue::{Backoff, Queue};
 use crate::deliver::sender::Route;
 use crate::dicom::peer::RemoteAe;
@@ -44,12 +45,13 @@ use crate::ingest::listener::Listener;
 use crate::ingest::orders;
 use crate::ingest::receive::Receiver;
 use crate::ingest::session::Services;
+use crate::ingest::rules::RuleSet;
 use crate::pipeline::Pipeline;
 use crate::store::index::{self, MendError};
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::objects::{self, ObjectError, Objects, Opened};
 use crate::store::results::{Results, ResultsError};
-use crate::store::{deliveries, folder, indexer, jobs};
+use crate::store::{deliveries, folder, forwards, indexer, jobs, rule_sets};
 use crate::structure;
 
 /// Longest time that a stop waits for work under way.
@@ -198,7 +200,8 @@ impl Daemon {
         let lock = lock(&file.appliance.data_dir)?;
         let store_site = site.clone();
         let store_clock = clock.clone();
-        let store = tokio::task::spawn_blocking(move || open_store(&store_site, store_clock))
+        let store_rules = config.rules.clone();
+        let store = tokio::task::spawn_blocking(move || open_store(&store_site, store_clock, store_rules))
             .await
             .map_err(|_| StartError::Interrupted)??;
 
@@ -221,7 +224,7 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let work = Arc::new(Notify::new());
-        let wakes: Vec<Arc<Notify>> = file.destination.iter().map(|_| Arc::new(Notify::new())).collect();
+        let wakes = Wakes::new(file.destination.len());
         let pipeline = Pipeline {
             site: site.clone(),
             bundles: Arc::new(config.bundles.clone()),
@@ -232,7 +235,7 @@ impl Daemon {
             identity: store.identity.clone(),
             clock: clock.clone(),
             work: work.clone(),
-            queued: Arc::new(wakes.clone()),
+            queued: Arc::new(wakes.results.clone()),
         };
         let watcher = Watcher {
             ledger: store.ledger.clone(),
@@ -240,6 +243,7 @@ impl Daemon {
             policy: Arc::new(Policy::of(&site)),
             rules: config.rules.clone(),
             work: work.clone(),
+            forwarded: Arc::new(wakes.forwards.clone()),
             ask: ask_count(&config)?,
         };
         tasks.spawn(watcher.run(stopped.clone()));
@@ -310,8 +314,9 @@ impl Daemon {
 
         let station = file.appliance.name.clone();
         let detail = json!({
-            "version": env!("CARGO_PKG_VERSION"), "site": site.revision, "dicom": dicom_at, "admin": admin_at,
-            "plaintext": plaintext_at, "orders": orders_at, "plaintext_orders": plaintext_orders_at,
+            "version": env!("CARGO_PKG_VERSION"), "site": site.revision, "rules": config.rules.revision,
+            "dicom": dicom_at, "admin": admin_at, "plaintext": plaintext_at, "orders": orders_at,
+            "plaintext_orders": plaintext_orders_at,
         });
         store
             .ledger
@@ -348,6 +353,19 @@ impl Daemon {
     }
 }
 
+/// What tells the tasks of destinations that there is something to send, in the order of the site file.
+struct Wakes {
+    results: Vec<Arc<Notify>>,
+    forwards: Vec<Arc<Notify>>,
+}
+
+impl Wakes {
+    fn new(destinations: usize) -> Self {
+        let make = || (0..destinations).map(|_| Arc::new(Notify::new())).collect();
+        Wakes { results: make(), forwards: make() }
+    }
+}
+
 struct Store {
     identity: Arc<DeviceIdentity>,
     ledger: Ledger,
@@ -366,7 +384,7 @@ fn object_sizes(store: &lightbox_provisioning::site::Store) -> objects::Config {
 }
 
 /// Opens ledger and objects, and mends what a crash left between them. Blocking.
-fn open_store(site: &Site, clock: SharedClock) -> Result<Store, StartError> {
+fn open_store(site: &Site, clock: SharedClock, rules: Arc<RuleSet>) -> Result<Store, StartError> {
     let data_dir = &site.file.appliance.data_dir;
     let key = data_dir.join("device.key");
     let used = data_dir.join("ledger.db").exists() || data_dir.join("studies").exists();
@@ -401,12 +419,17 @@ fn open_store(site: &Site, clock: SharedClock) -> Result<Store, StartError> {
         what: format!("is not served: a thread does not start ({})", error.kind()),
     })?);
     let owner = ledger.boot().to_owned();
-    let (jobs, deliveries) = ledger.write_blocking(move |writer| {
+    let (jobs, deliveries, forwards) = ledger.write_blocking(move |writer| {
         completion::restart_timers(writer)?;
-        Ok((jobs::reclaim(writer, &owner)?, deliveries::reclaim(writer, &owner)?))
+        rule_sets::activate(writer, &rules)?;
+        Ok((
+            jobs::reclaim(writer, &owner)?,
+            deliveries::reclaim(writer, &owner)?,
+            forwards::reclaim(writer, &owner)?,
+        ))
     })?;
-    if jobs + deliveries > 0 {
-        tracing::info!(jobs, deliveries, "work that an earlier start left under way goes on");
+    if jobs + deliveries + forwards > 0 {
+        tracing::info!(jobs, deliveries, forwards, "work that an earlier start left under way goes on");
     }
     Ok(Store { identity, ledger, objects, results })
 }
@@ -516,7 +539,7 @@ fn spawn_queues(
     config: &Config,
     store: &Store,
     clock: &SharedClock,
-    wakes: &[Arc<Notify>],
+    wakes: &Wakes,
     stopped: &watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
 ) -> Result<(), StartError> {
@@ -526,13 +549,30 @@ fn spawn_queues(
         clock: clock.clone(),
         backoff: backoff(&config.site),
     };
-    for (destination, wake) in config.site.file.destination.iter().zip(wakes) {
-        let route = Route::new(&config.site, destination, &config.identity, config.roots.as_ref())?;
+    let forwarder = Forwarder {
+        ledger: store.ledger.clone(),
+        objects: store.objects.clone(),
+        clock: clock.clone(),
+        backoff: queue.backoff,
+        transcode: Vec::new(),
+        set: Edits::default(),
+        system: config.site.file.appliance.name.clone(),
+    };
+    for (index, destination) in config.site.file.destination.iter().enumerate() {
+        let route = || Route::new(&config.site, destination, &config.identity, config.roots.as_ref());
         if let Some(asker) = Asker::new(config, destination, &queue)? {
             tasks.spawn(asker.run(stopped.clone()));
         }
-        if let Some(route) = route {
-            tasks.spawn(queue.clone().run(route, wake.clone(), stopped.clone()));
+        if let Some(route) = route()? {
+            tasks.spawn(queue.clone().run(route, wakes.results[index].clone(), stopped.clone()));
+        }
+        // A task of its own: a large study on its way to an archive delays no result.
+        if let Some(dicom) = &destination.dicom
+            && let Some(route) = route()?
+        {
+            let transcode = dicom.transcode.iter().filter_map(|text| parse_transcode(text)).collect();
+            let forwarder = Forwarder { transcode, set: dicom.set.clone(), ..forwarder.clone() };
+            tasks.spawn(forwarder.run(route, wakes.forwards[index].clone(), stopped.clone()));
         }
     }
     Ok(())

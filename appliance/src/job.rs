@@ -54,15 +54,16 @@ states! {
         Receiving = "receiving",
         /// A revision was closed and routed; its jobs run.
         Processing = "processing",
-        /// All jobs of the last revision have ended, and their results are queued or sent.
+        /// All jobs of the last revision have ended, and results and forwards are queued or sent.
         Done = "done",
-        /// No rule gave the last revision to a model: kept and shown.
+        /// No rule gave the last revision to a model or sends it on: kept and shown.
         Unrouted = "unrouted",
     }
     legal {
         Receiving => Processing,
         Receiving => Unrouted,
-        // Every series was given to its model before the study was complete, and all of that has ended.
+        // It is only sent on, or every series was given to its model before the study was complete, and all of
+        // that has ended.
         Receiving => Done,
         // A late image opens the next revision.
         Processing => Receiving,
@@ -108,7 +109,7 @@ states! {
         Delivered = "delivered",
         /// Given up: kept with the peer's reason, can be replayed.
         Dead = "dead",
-        /// Kept and not sent: the rule is in shadow mode.
+        /// Kept and not sent: in shadow mode for good, where a rule says `hold` until it is released.
         Held = "held",
     }
     legal {
@@ -118,6 +119,8 @@ states! {
         Sending => Dead,
         // Replay by an operator.
         Dead => Queued,
+        // Release by an operator.
+        Held => Queued,
     }
 }
 

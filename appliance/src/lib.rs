@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod deliver;
 pub mod demo;
 pub mod dicom;
+pub mod dispatch;
 pub mod finding;
 pub mod hl7;
 pub mod infer;

@@ -142,6 +142,7 @@ impl Ledger {
         self.number("SELECT count(*) FROM studies WHERE state IN ('receiving', 'processing')") == 0
             && self.number("SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')") == 0
             && self.number("SELECT count(*) FROM deliveries WHERE state IN ('queued', 'sending')") == 0
+            && self.number("SELECT count(*) FROM forwards WHERE state IN ('queued', 'sending')") == 0
     }
 
     /// For a failing test: where everything stands.

@@ -16,4 +16,10 @@ fuzz_target!(|bytes: &[u8]| {
     let (header, _) = header::scan(Cursor::new(data_set), data_set.len() as u64, syntax);
     Attributes::of(&header);
     header.study_header();
+    // Top-level elements lie end to end, whatever the bytes say.
+    if let Ok((_, places)) = header::places(Cursor::new(data_set), data_set.len() as u64, syntax) {
+        assert!(places.windows(2).all(|pair| pair[0].end == pair[1].start));
+        assert!(places.iter().all(|place| place.start < place.value && place.value <= place.end));
+        assert!(places.last().is_none_or(|last| last.end == data_set.len() as u64));
+    }
 });

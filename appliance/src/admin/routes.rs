@@ -21,7 +21,7 @@ use crate::audit::{Event, EventKind, Outcome};
 use crate::job::{DeliveryState, State as _, StudyState};
 use crate::store::ledger::LedgerError;
 use crate::store::queries::{self, DeliveryFilter, StudyFilter};
-use crate::store::replay::{self, By};
+use crate::store::replay::{self, By, Outgoing, Wish};
 
 /// Largest body of a form of ours.
 const BODY_BYTES_MAX: usize = 4096;
@@ -66,6 +66,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/studies/{key}", get(study))
         .route("/queue", get(queue))
         .route("/queue/{id}/replay", post(replay_delivery))
+        .route("/queue/{id}/release", post(release))
         .route("/queue/replay-all", post(replay_all))
         .route("/jobs/{id}/replay", post(replay_job))
         .route("/peers", get(peers))
@@ -276,7 +277,18 @@ async fn queue(State(app): Shared, Extension(operator): Caller) -> Answer {
                 };
                 let waiting = list(vec![DeliveryState::Queued, DeliveryState::Sending])?;
                 let dead = list(vec![DeliveryState::Dead])?;
-                queues.insert(name, pages::Queue { line, waiting, dead });
+                let mut held = list(vec![DeliveryState::Held])?;
+                held.retain(queries::DeliveryLine::can_release);
+                let states = vec![
+                    DeliveryState::Queued,
+                    DeliveryState::Sending,
+                    DeliveryState::Dead,
+                    DeliveryState::Held,
+                ];
+                let destination = Some(name.clone());
+                let limit = DELIVERIES_SHOWN;
+                let forwards = queries::forwards(reader, &DeliveryFilter { states, destination, limit })?;
+                queues.insert(name, pages::Queue { line, waiting, dead, held, forwards });
             }
             Ok(queues)
         })
@@ -304,12 +316,13 @@ struct ReplayForm {
 async fn replay_delivery(
     State(app): Shared,
     Extension(operator): Caller,
-    Path(id): Path<i64>,
+    Path(id): Path<String>,
     headers: HeaderMap,
     Form(form): Form<ReplayForm>,
 ) -> Result<Redirect, Failure> {
+    let id: Outgoing = id.parse().map_err(|_| Failure::NotFound)?;
     let by = app.allow(&operator, &headers, &form.token, "replay-delivery").await?;
-    app.state.ledger.write(move |writer| replay::replay_delivery(writer, id, &by)).await?;
+    app.state.ledger.write(move |writer| Wish::Replay.act(writer, id, &by)).await?;
     app.state.changed.notify_one();
     Ok(Redirect::to("/queue"))
 }
@@ -323,8 +336,22 @@ async fn replay_all(
     let by = app.allow(&operator, &headers, &form.token, "replay-all").await?;
     app.state
         .ledger
-        .write(move |writer| replay::replay_all_dead(writer, Some(&form.destination), &by))
+        .write(move |writer| Wish::Replay.act_on_all(writer, Some(&form.destination), &by))
         .await?;
+    app.state.changed.notify_one();
+    Ok(Redirect::to("/queue"))
+}
+
+async fn release(
+    State(app): Shared,
+    Extension(operator): Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Form(form): Form<ReplayForm>,
+) -> Result<Redirect, Failure> {
+    let id: Outgoing = id.parse().map_err(|_| Failure::NotFound)?;
+    let by = app.allow(&operator, &headers, &form.token, "release").await?;
+    app.state.ledger.write(move |writer| Wish::Release.act(writer, id, &by)).await?;
     app.state.changed.notify_one();
     Ok(Redirect::to("/queue"))
 }

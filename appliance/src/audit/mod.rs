@@ -42,6 +42,10 @@ pub enum EventKind {
     ResultSent,
     /// A result went to the dead letters.
     ResultDeadLetter,
+    /// A series was sent on to a destination, all of its instances (110104).
+    InstancesForwarded,
+    /// A forward went to the dead letters.
+    ForwardDeadLetter,
     /// A person looked at, or changed, something (110103, 110106).
     OperatorAction,
     /// A peer told of a study: a performed procedure step, or the availability of instances (110104).
@@ -76,6 +80,8 @@ impl EventKind {
             EventKind::ResultMade => "result-made",
             EventKind::ResultSent => "result-sent",
             EventKind::ResultDeadLetter => "result-dead-letter",
+            EventKind::InstancesForwarded => "instances-forwarded",
+            EventKind::ForwardDeadLetter => "forward-dead-letter",
             EventKind::OperatorAction => "operator-action",
             EventKind::StudyAnnounced => "study-announced",
             EventKind::CommitmentAsked => "commitment-asked",

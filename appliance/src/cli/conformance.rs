@@ -29,7 +29,7 @@ pub fn statement() -> String {
          Comprehensive 3D SR (TID 1500) by C-STORE.\n\n\
          | service | SCU | SCP |\n|---|---|---|\n\
          | Verification ({}) | no | yes |\n\
-         | Storage, all standard and private storage SOP classes | no | yes |\n\
+         | Storage, all standard and private storage SOP classes | yes, forwarding | yes |\n\
          | Storage, Comprehensive 3D SR ({}) | yes | yes |\n\
          | Study Root Query/Retrieve, FIND ({}) | yes | no |\n\
          | Study Root Query/Retrieve, MOVE ({}) | yes | no |\n\
@@ -37,6 +37,10 @@ pub fn statement() -> String {
          | Storage Commitment Push Model ({}) | yes | yes |\n\
          | Modality Performed Procedure Step ({}) | no | yes |\n\
          | Instance Availability Notification ({}) | no | yes |\n\n\
+         Forwarded instances leave as they came: for each SOP class a presentation context for each of their\n\
+         transfer syntaxes, and one each for Explicit and Implicit VR Little Endian. Only where the site file\n\
+         says so they are decompressed (`transcode`; the SOP Instance UID stays) or elements change (`set`;\n\
+         coercion with Original Attributes Sequence, PS3.3 C.12.1.1.9, reason COERCE).\n\n\
          `lightbox send` is a Storage SCU for every SOP class, for trying things.\n\n\
          ## 1.1.1 Structured reports created\n\n\
          | SOP class | root template |\n|---|---|\n| Comprehensive 3D SR | TID 1500 Measurement Report |\n\n\

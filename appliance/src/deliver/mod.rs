@@ -5,6 +5,7 @@ pub mod commit;
 pub mod context;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod forward;
 pub mod hl7;
 pub mod implicit;
 mod notes;

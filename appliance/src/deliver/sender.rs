@@ -12,7 +12,7 @@ use super::hl7::OruSettings;
 use super::implicit;
 use crate::dicom::association::{Association, AssociationError, Limits};
 use crate::dicom::dimse::{C_STORE_RQ, C_STORE_RSP, Command};
-use crate::dicom::peer;
+use crate::dicom::peer::{self, Stream};
 use crate::dicom::services::{COMPREHENSIVE_3D_SR, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
 use crate::dicom::status;
 use crate::dicom::tls::{self, Known, OwnIdentity, TlsError};
@@ -40,7 +40,16 @@ pub struct Reason {
 }
 
 impl Reason {
-    fn plain(text: impl Into<String>) -> Self {
+    /// The same for so many objects.
+    pub(super) fn counted(self, count: usize) -> Self {
+        if count < 2 {
+            return self;
+        }
+        let text = format!("{count} instances; the first: {}", self.text.expose());
+        Reason { code: self.code, text: Phi::new(text) }
+    }
+
+    pub(super) fn plain(text: impl Into<String>) -> Self {
         let text = text.into();
         Reason { code: text.clone(), text: Phi::new(text) }
     }
@@ -130,10 +139,29 @@ impl Route {
 
     /// Sends an SR file or an ORU message; `control_id` is the message's MSH-10.
     pub async fn send(&self, content: Vec<u8>, sr_instance_uid: &Phi<String>, control_id: &str) -> Sent {
-        match peer::open(&self.address, self.tls.as_ref(), self.connect).await {
+        match self.connect().await {
             Ok(stream) => self.exchange(stream, content, sr_instance_uid, control_id).await,
-            Err(error) => Sent::Later(Reason::plain(error.to_string())),
+            Err(reason) => Sent::Later(reason),
         }
+    }
+
+    /// Connects, with TLS where the site file says so.
+    pub(super) async fn connect(&self) -> Result<Stream, Reason> {
+        peer::open(&self.address, self.tls.as_ref(), self.connect)
+            .await
+            .map_err(|error| Reason::plain(error.to_string()))
+    }
+
+    /// Connects and asks for an association. `Err` holds what the try comes to.
+    pub(super) async fn associate(
+        &self,
+        contexts: &[(String, Vec<String>)],
+    ) -> Result<Association<Stream>, Sent> {
+        let Kind::Dicom { calling_ae, called_ae, limits } = &self.kind else {
+            return Err(Sent::Never(Reason::plain("the destination does not take DICOM objects")));
+        };
+        let stream = self.connect().await.map_err(Sent::Later)?;
+        request(stream, calling_ae, called_ae, contexts, *limits).await
     }
 
     async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
@@ -178,6 +206,23 @@ fn negative(reason: mllp::Reason) -> Reason {
     Reason { code: reason.code, text: Phi::new(text) }
 }
 
+async fn request<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    calling_ae: &str,
+    called_ae: &str,
+    contexts: &[(String, Vec<String>)],
+    limits: Limits,
+) -> Result<Association<S>, Sent> {
+    match Association::request(stream, calling_ae, called_ae, contexts, limits).await {
+        Ok(association) => Ok(association),
+        Err(AssociationError::Rejected(rejection)) => {
+            let reason = Reason::plain(rejection.to_string());
+            Err(if rejection.is_transient() { Sent::Later(reason) } else { Sent::Never(reason) })
+        }
+        Err(error) => Err(Sent::Later(Reason::plain(error.to_string()))),
+    }
+}
+
 async fn store<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     calling_ae: &str,
@@ -191,13 +236,9 @@ async fn store<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let proposed = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
         .map(|syntax| (COMPREHENSIVE_3D_SR.to_owned(), vec![syntax.to_owned()]));
-    let mut association = match Association::request(stream, calling_ae, called_ae, &proposed, limits).await {
+    let mut association = match request(stream, calling_ae, called_ae, &proposed, limits).await {
         Ok(association) => association,
-        Err(AssociationError::Rejected(rejection)) => {
-            let reason = Reason::plain(rejection.to_string());
-            return if rejection.is_transient() { Sent::Later(reason) } else { Sent::Never(reason) };
-        }
-        Err(error) => return Sent::Later(Reason::plain(error.to_string())),
+        Err(sent) => return sent,
     };
     let explicit = association.context_for(COMPREHENSIVE_3D_SR, EXPLICIT_VR_LITTLE_ENDIAN);
     let implicit = association.context_for(COMPREHENSIVE_3D_SR, IMPLICIT_VR_LITTLE_ENDIAN);
@@ -260,7 +301,7 @@ pub async fn exchange_store<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// What a C-STORE response makes of a delivery (PS3.4 B.2.3).
-fn judge(response: &Command) -> Sent {
+pub(super) fn judge(response: &Command) -> Sent {
     let code = response.status.unwrap_or(status::PROCESSING_FAILURE);
     let comment =
         response.error_comment.as_ref().map(|comment| comment.expose().as_str()).unwrap_or_default();

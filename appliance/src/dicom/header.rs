@@ -274,6 +274,44 @@ pub fn scan<R: Read + Seek>(reader: R, length: u64, transfer_syntax: &str) -> (H
     (header, result.err())
 }
 
+/// A top-level element of a data set: where it lies, counted from the data set's first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its tag.
+    pub tag: Tag,
+    /// Its VR; by the dictionary in Implicit VR.
+    pub vr: VR,
+    /// First byte of its header.
+    pub start: u64,
+    /// First byte of its value.
+    pub value: u64,
+    /// Behind its last byte, a delimiter included.
+    pub end: u64,
+    /// Whether its length is undefined: a delimiter of 8 bytes ends it.
+    pub undefined: bool,
+}
+
+/// Most top-level elements that [`places`] lists.
+const PLACES_MAX: usize = 100_000;
+
+/// Scans a data set as [`scan`] does, and says where its top-level elements lie. Not for deflated data
+/// sets, whose bytes lie nowhere.
+pub fn places<R: Read + Seek>(
+    reader: R,
+    length: u64,
+    transfer_syntax: &str,
+) -> Result<(Header, Vec<Place>), Damage> {
+    let encoding = Encoding::of(transfer_syntax);
+    if encoding == Encoding::Deflated {
+        return Err(Damage::Inflate);
+    }
+    let mut header = Header::default();
+    let mut scanner = Scanner::new(Seekable { inner: BufReader::new(reader), left: length }, encoding);
+    scanner.places = Some(Vec::new());
+    scanner.run(&mut header)?;
+    Ok((header, scanner.places.unwrap_or_default()))
+}
+
 /// Whether an explicit VR is followed by two reserved bytes and a 32-bit length (PS3.5 §7.1.2).
 pub(crate) fn has_long_length(vr: VR) -> bool {
     matches!(
@@ -378,11 +416,13 @@ struct Scanner<I> {
     encoding: Encoding,
     position: u64,
     levels: Vec<Level>,
+    /// The top-level elements so far, where they are asked for.
+    places: Option<Vec<Place>>,
 }
 
 impl<I: Input> Scanner<I> {
     fn new(input: I, encoding: Encoding) -> Self {
-        Scanner { input, encoding, position: 0, levels: Vec::new() }
+        Scanner { input, encoding, position: 0, levels: Vec::new(), places: None }
     }
 
     fn run(&mut self, header: &mut Header) -> Result<(), Damage> {
@@ -390,8 +430,14 @@ impl<I: Input> Scanner<I> {
             while self.levels.last().is_some_and(|level| level.end == Some(self.position)) {
                 self.levels.pop();
             }
-            if self.levels.is_empty() && self.input.at_end()? {
-                return Ok(());
+            if self.levels.is_empty() {
+                let position = self.position;
+                if let Some(last) = self.places.as_mut().and_then(|places| places.last_mut()) {
+                    last.end = position;
+                }
+                if self.input.at_end()? {
+                    return Ok(());
+                }
             }
             self.element(header)?;
         }
@@ -455,6 +501,7 @@ impl<I: Input> Scanner<I> {
     }
 
     fn element(&mut self, header: &mut Header) -> Result<(), Damage> {
+        let start = self.position;
         let tag = Tag(self.u16()?, self.u16()?);
         let misplaced = Damage::Misplaced { group: tag.group(), element: tag.element() };
         let top = self.levels.last().map(|level| (level.kind, level.end.is_none()));
@@ -473,6 +520,13 @@ impl<I: Input> Scanner<I> {
             return Err(misplaced);
         }
         let (vr, length) = self.vr_and_length(tag)?;
+        let value = self.position;
+        if let Some(places) = self.places.as_mut().filter(|_| self.levels.is_empty()) {
+            if places.len() >= PLACES_MAX {
+                return Err(misplaced);
+            }
+            places.push(Place { tag, vr, start, value, end: value, undefined: length == UNDEFINED });
+        }
         match (vr, length) {
             (VR::SQ, length) => self.push(tag, Kind::Sequence, length, self.encoding()),
             // PS3.5 §6.2.2: a UN element of undefined length holds Implicit VR Little Endian items.

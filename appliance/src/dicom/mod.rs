@@ -4,6 +4,7 @@ pub mod age;
 pub mod association;
 pub mod attributes;
 pub mod charset;
+pub(crate) mod codestream;
 pub mod commitment;
 pub mod data_set;
 pub mod dimse;

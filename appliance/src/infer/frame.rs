@@ -9,8 +9,8 @@ use dicom_encoding::adapters::{PixelDataObject, RawPixelData};
 use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
-use super::codestream::{self, Codestream, Colour};
 use super::image::{Frame, ImageError, Layout, Photometric, native_bytes};
+use crate::dicom::codestream::{self, Codestream, Colour};
 
 /// The bytes of a native frame, numbered from 0.
 pub(super) fn native<'a>(

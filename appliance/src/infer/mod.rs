@@ -5,7 +5,6 @@
 //! image that cannot be examined costs itself, never the study: it is told with its reason, which
 //! carries no patient data.
 
-mod codestream;
 pub mod engine;
 mod frame;
 pub mod header;

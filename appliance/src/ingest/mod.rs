@@ -8,6 +8,7 @@ pub mod listener;
 pub mod orders;
 pub mod receive;
 pub mod retrieved;
+pub mod routing;
 pub mod rules;
 pub mod session;
 pub mod status;

@@ -3,9 +3,11 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 
+use super::forwards::dispatch_column;
 use super::ledger::{LedgerError, Writer, json_column};
 use crate::audit::{Event, EventKind, Outcome};
 use crate::dicom::commitment::{Report, reason_words};
+use crate::dispatch::Window;
 use crate::job::{DeliveryState, State};
 use crate::phi::Phi;
 
@@ -30,6 +32,8 @@ pub struct Claim {
     pub oru_file: Option<String>,
     /// MSH-10 of the ORU.
     pub message_control_id: String,
+    /// The hours in which it may be sent.
+    pub window: Option<Window>,
 }
 
 /// Claims the next delivery that is due, STAT studies first, then the oldest. A later result of the same
@@ -45,7 +49,7 @@ pub fn claim(
     let claim = tx
         .prepare_cached(
             "SELECT d.id, s.key, d.attempts, d.queued_at, r.sr_file, r.sr_instance_uid, r.oru_files,
-                r.message_control_id
+                r.message_control_id, d.dispatch
              FROM deliveries d JOIN results r ON r.id = d.result_id JOIN studies s ON s.id = r.study_id
                 JOIN jobs j ON j.id = r.job_id
              WHERE d.destination = ?1 AND d.state = ?2 AND d.next_at <= ?3 AND NOT EXISTS (
@@ -68,6 +72,7 @@ pub fn claim(
                     sr_instance_uid: Phi::new(row.get(5)?),
                     oru_file: files.get(destination).cloned(),
                     message_control_id: row.get(7)?,
+                    window: dispatch_column(row, 8)?.window,
                 })
             },
         )
@@ -140,6 +145,7 @@ pub fn end(writer: &Writer<'_>, claim: &Claim, ended: &Try) -> Result<(), Ledger
         Try::Dead { reason, .. } => (DeliveryState::Dead, Some(reason), now),
     };
     move_to(writer, claim.id, next)?;
+    let next_ms = claim.window.map_or(next_ms, |window| window.opens(next_ms));
     tx.prepare_cached(
         "UPDATE deliveries SET owner = NULL, lease_until = NULL, next_at = ?2, last_reason = ?3,
             delivered_at = CASE WHEN ?4 THEN ?5 END WHERE id = ?1",

@@ -66,7 +66,7 @@ impl Fixture {
 
     /// Receives an instance, as the listener does after its bytes are on disk.
     pub fn receive(&self, series: u32, number: u32, body_part: &str, bytes: &[u8]) -> Stored {
-        let data_set = instance(series, number, body_part, bytes);
+        let data_set = instance(None, series, number, body_part, bytes);
         let receipt = Receipt {
             sop_class_uid: fixture::image(series, number, 1).sop_class_uid,
             sop_instance_uid: Phi::new(format!("{STUDY_UID}.{series}.{number}")),
@@ -85,6 +85,40 @@ impl Fixture {
         self.ledger.write_blocking(move |writer| index::insert(writer, &new)).expect("inserted")
     }
 
+    /// Receives many studies in one transaction: `series` series of `images` images each, every other
+    /// study of the phantom's body part.
+    pub fn receive_studies(&self, studies: u32, series: u32, images: u32) {
+        let mut all = Vec::new();
+        for study in 1..=studies {
+            let body_part = if study % 2 == 0 { "PHANTOM" } else { "CHEST" };
+            for (series, number) in (1..=series).flat_map(|one| (1..=images).map(move |image| (one, image))) {
+                all.push(self.indexed(study, series, number, body_part));
+            }
+        }
+        self.ledger
+            .write_blocking(move |writer| all.iter().try_for_each(|new| index::insert(writer, new).map(drop)))
+            .expect("inserted");
+    }
+
+    fn indexed(&self, study: u32, series: u32, number: u32, body_part: &str) -> Indexed {
+        let data_set = instance(Some(study), series, number, body_part, b"pixels");
+        let receipt = Receipt {
+            sop_class_uid: fixture::image(series, number, 1).sop_class_uid,
+            sop_instance_uid: Phi::new(format!("{STUDY_UID}.{series}.{number}.{study}")),
+            transfer_syntax: "1.2.840.10008.1.2.1".into(),
+            calling_ae: "CT1".into(),
+            called_ae: "LIGHTBOX".into(),
+            peer: "ct-1".into(),
+            received_ms: self.clock.now_ms(),
+        };
+        let length = data_set.len() as u64;
+        let (header, damage) = header::scan(Cursor::new(&data_set), length, &receipt.transfer_syntax);
+        use sha2::Digest as _;
+        let name: String = sha2::Sha256::digest(&data_set).iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = ObjectId::parse(&name).expect("a digest");
+        Indexed::new(id, receipt, length, &header, damage.as_ref(), &self.identity).expect("identified")
+    }
+
     /// Lets the quiet timer run out.
     pub fn close(&self) -> Vec<Closed> {
         self.clock.advance(Duration::from_secs(61));
@@ -92,6 +126,27 @@ impl Fixture {
         let policy = Policy::of(&self.site);
         self.ledger
             .write_blocking(move |writer| completion::close_due(writer, &policy, &rules))
+            .expect("closed")
+    }
+
+    /// The rules of this site with these in the place of its own.
+    pub fn rules(&self, rules: &str) -> RuleSet {
+        RuleSet::compile(&self.site_with(rules)).expect("rules")
+    }
+
+    /// This site with these rules in the place of its own.
+    pub fn site_with(&self, rules: &str) -> Site {
+        let text = std::fs::read_to_string(&self.site.path).expect("written");
+        let (head, _) = text.split_once("[[rule]]").expect("it has rules");
+        Site::parse(&self.site.path, &format!("{head}{rules}")).expect("a good site file")
+    }
+
+    /// Lets the quiet timer run out under these rules.
+    pub fn close_by(&self, rules: &str) -> Vec<Closed> {
+        self.clock.advance(Duration::from_secs(61));
+        let rules = self.rules(rules);
+        self.ledger
+            .write_blocking(move |writer| completion::close_due(writer, 60_000, &rules))
             .expect("closed")
     }
 
@@ -160,19 +215,20 @@ fn element(group: u16, number: u16, vr: &[u8; 2], value: &[u8], out: &mut Vec<u8
     out.extend(value);
 }
 
-/// A data set of Explicit VR Little Endian.
-fn instance(series: u32, number: u32, body_part: &str, pixels: &[u8]) -> Vec<u8> {
+/// A data set of Explicit VR Little Endian, of [`STUDY_UID`] or of another study.
+fn instance(study: Option<u32>, series: u32, number: u32, body_part: &str, pixels: &[u8]) -> Vec<u8> {
     let image = fixture::image(series, number, 1);
+    let of_study = |uid: &str| study.map_or_else(|| uid.to_owned(), |study| format!("{uid}.{study}"));
     let mut out = Vec::new();
     element(0x0008, 0x0016, b"UI", image.sop_class_uid.as_bytes(), &mut out);
-    element(0x0008, 0x0018, b"UI", image.sop_instance_uid.expose().as_bytes(), &mut out);
+    element(0x0008, 0x0018, b"UI", of_study(image.sop_instance_uid.expose()).as_bytes(), &mut out);
     element(0x0008, 0x0060, b"CS", b"CT", &mut out);
     element(0x0008, 0x1030, b"LO", HOSTILE.as_bytes(), &mut out);
     element(0x0008, 0x103e, b"LO", format!("Thorax {series}").as_bytes(), &mut out);
     element(0x0010, 0x0010, b"PN", b"DOE^JANE", &mut out);
     element(0x0018, 0x0015, b"CS", body_part.as_bytes(), &mut out);
-    element(0x0020, 0x000d, b"UI", STUDY_UID.as_bytes(), &mut out);
-    element(0x0020, 0x000e, b"UI", image.series_uid.expose().as_bytes(), &mut out);
+    element(0x0020, 0x000d, b"UI", of_study(STUDY_UID).as_bytes(), &mut out);
+    element(0x0020, 0x000e, b"UI", of_study(image.series_uid.expose()).as_bytes(), &mut out);
     element(0x0020, 0x0013, b"IS", number.to_string().as_bytes(), &mut out);
     element(0x7fe0, 0x0010, b"OW", pixels, &mut out);
     out

@@ -10,6 +10,7 @@ use super::objects::ObjectId;
 use super::orders;
 use crate::audit::{Event, EventKind, Outcome};
 use crate::deliver::context::{OrderContext, Predecessor, ResultContext};
+use crate::dispatch::Dispatch;
 use crate::finding::{InstanceRef, ModelResult};
 use crate::job::{DeliveryState, JobState, State, StudyState};
 use crate::phi::Phi;
@@ -37,8 +38,8 @@ pub struct Claim {
     pub model: String,
     /// Series that the model gets.
     pub series: Vec<Phi<String>>,
-    /// Destinations; true where the result is sent, false in shadow mode.
-    pub deliver: BTreeMap<String, bool>,
+    /// Destinations, and when the result may leave for them.
+    pub deliver: BTreeMap<String, Dispatch>,
     /// Tries, this one included.
     pub attempts: u32,
     /// When it was first claimed: the time that its results carry.
@@ -91,7 +92,6 @@ pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<C
         )?
         .query_row([id], |row| {
             let series: Vec<String> = json_column(row, 5)?;
-            let deliver: BTreeMap<String, String> = json_column(row, 6)?;
             let scope: String = row.get(10)?;
             Ok(Claim {
                 id,
@@ -101,7 +101,7 @@ pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<C
                 revision: row.get(3)?,
                 model: row.get(4)?,
                 series: series.into_iter().map(Phi::new).collect(),
-                deliver: deliver.into_iter().map(|(name, mode)| (name, mode == "assist")).collect(),
+                deliver: json_column(row, 6)?,
                 attempts: row.get(7)?,
                 started_ms: row.get(8)?,
                 verdict: row.get(9)?,
@@ -316,18 +316,26 @@ fn keep_result(writer: &Writer<'_>, claim: &Claim, made: &Made) -> Result<(), Le
         return Ok(());
     }
     let result_id = tx.last_insert_rowid();
-    for (destination, send) in &claim.deliver {
+    for (destination, dispatch) in &claim.deliver {
         let fault = made.oru_faults.get(destination);
-        let state = match (fault, send) {
-            (Some(_), _) => DeliveryState::Dead,
-            (None, true) => DeliveryState::Queued,
-            (None, false) => DeliveryState::Held,
+        let state = match fault {
+            Some(_) => DeliveryState::Dead,
+            None if dispatch.is_held() => DeliveryState::Held,
+            None => DeliveryState::Queued,
         };
         tx.prepare_cached(
-            "INSERT INTO deliveries (result_id, destination, state, queued_at, next_at, last_reason)
-             VALUES (?1,?2,?3,?4,?4,?5)",
+            "INSERT INTO deliveries (result_id, destination, state, queued_at, next_at, last_reason, dispatch)
+             VALUES (?1,?2,?3,?4,?4,?5,?6)",
         )?
-        .execute(params![result_id, destination, state.as_str(), now, fault])?;
+        .execute(params![
+            result_id,
+            destination,
+            state.as_str(),
+            // Giving up counts from the first instant at which it may be sent.
+            dispatch.due(now),
+            fault,
+            dispatch.to_string()
+        ])?;
         if let Some(code) = fault {
             let detail = json!({ "destination": destination, "attempts": 0, "code": code });
             writer.audit(

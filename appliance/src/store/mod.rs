@@ -6,6 +6,8 @@
 //! - [`jobs`] and [`deliveries`]: claiming work under a lease, and writing down how it ended;
 //! - [`announcements`]: performed procedure steps and the availability of instances, as evidence;
 //! - [`commitments`]: what peers ask us to commit to, until they have our report;
+//! - [`forwards`]: series on their way to other archives, and which of their instances are there;
+//! - [`rule_sets`]: the rules that were active;
 //! - [`results`]: the outputs made from findings, as files;
 //! - [`queries`]: what people ask of the ledger, for the command line and the admin page;
 //! - [`replay`]: what people change in it.
@@ -20,6 +22,7 @@ pub mod entry;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod folder;
+pub mod forwards;
 pub mod index;
 pub mod indexer;
 pub mod jobs;
@@ -29,4 +32,5 @@ pub mod orders;
 pub mod queries;
 pub mod replay;
 pub mod results;
+pub mod rule_sets;
 pub mod schema;

@@ -4,6 +4,8 @@
 //! images by their place in the study; texts that came from a study's header or from a peer are
 //! [`Phi`], so that showing them is a decision of the caller.
 
+mod facts;
+mod forwards;
 mod study;
 
 use std::collections::BTreeMap;
@@ -11,9 +13,13 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 
+pub use facts::{StudyFacts, facts_since};
+pub use forwards::{ForwardLine, forwards};
 pub use study::{Decision, FindingLine, Job, Outcome, ResultLine, Revision, Series, StudyDetail, study};
 
+use super::forwards::dispatch_column;
 use super::ledger::LedgerError;
+use crate::dispatch::Dispatch;
 use crate::job::{DeliveryState, JobState, State, StudyState};
 use crate::phi::Phi;
 
@@ -27,6 +33,7 @@ const PROBLEM: &str = "(
              THEN json_extract(j.outcome, '$.completeness.state') != 'complete' ELSE 0 END))
     OR EXISTS (SELECT 1 FROM results r JOIN deliveries d ON d.result_id = r.id
         WHERE r.study_id = s.id AND d.state = 'dead')
+    OR EXISTS (SELECT 1 FROM forwards f WHERE f.study_id = s.id AND f.state = 'dead')
     OR EXISTS (SELECT 1 FROM instances i WHERE i.study_id = s.id AND i.state != 'kept'))";
 
 const STUDY_COLUMNS: &str = "s.id, s.key, s.state, s.revision, s.first_at, s.last_at, s.note,
@@ -34,7 +41,7 @@ const STUDY_COLUMNS: &str = "s.id, s.key, s.state, s.revision, s.first_at, s.las
     (SELECT count(*) FROM instances i WHERE i.study_id = s.id)";
 
 const DELIVERY_COLUMNS: &str = "d.id, s.key, r.revision, r.model, d.destination, d.state, d.attempts,
-    d.queued_at, d.next_at, d.last_at, d.last_reason, d.delivered_at";
+    d.queued_at, d.next_at, d.last_at, d.last_reason, d.delivered_at, d.dispatch";
 
 const DELIVERY_TABLES: &str =
     "deliveries d JOIN results r ON r.id = d.result_id JOIN studies s ON s.id = r.study_id";
@@ -82,7 +89,7 @@ pub struct StudyLine {
     pub instances: u32,
     /// Jobs of the last closed revision.
     pub jobs: ByState,
-    /// Deliveries of all revisions.
+    /// Deliveries and forwards of all revisions.
     pub deliveries: ByState,
     /// Whether a person should look at it: a failed or incomplete run, a dead letter, a
     /// conflicting or unreadable instance.
@@ -143,8 +150,9 @@ fn complete_line(connection: &Connection, mut line: StudyLine) -> Result<StudyLi
     )?;
     line.deliveries = by_state(
         connection,
-        "SELECT d.state, count(*) FROM results r JOIN deliveries d ON d.result_id = r.id
-         WHERE r.study_id = ?1 GROUP BY d.state",
+        "SELECT state, count(*) FROM (
+            SELECT d.state FROM results r JOIN deliveries d ON d.result_id = r.id WHERE r.study_id = ?1
+            UNION ALL SELECT state FROM forwards WHERE study_id = ?1) GROUP BY state",
         [line.id],
     )?;
     Ok(line)
@@ -210,6 +218,15 @@ pub struct DeliveryLine {
     pub last_reason: Option<Phi<String>>,
     /// When the destination acknowledged it.
     pub delivered_at: Option<i64>,
+    /// When it may leave.
+    pub dispatch: Dispatch,
+}
+
+impl DeliveryLine {
+    /// Whether a person may let it go.
+    pub fn can_release(&self) -> bool {
+        self.state == DeliveryState::Held.as_str() && self.dispatch.hold
+    }
 }
 
 fn delivery_line(row: &Row<'_>) -> rusqlite::Result<DeliveryLine> {
@@ -226,7 +243,15 @@ fn delivery_line(row: &Row<'_>) -> rusqlite::Result<DeliveryLine> {
         last_at: row.get(9)?,
         last_reason: row.get::<_, Option<String>>(10)?.map(Phi::new),
         delivered_at: row.get(11)?,
+        dispatch: dispatch_column(row, 12)?,
     })
+}
+
+/// The condition of a filter's states on a table; none for no state.
+fn any_state(table: &str, states: &[DeliveryState]) -> String {
+    // State names are our own constants; what a person typed is bound.
+    let names: Vec<String> = states.iter().map(|state| format!("'{}'", state.as_str())).collect();
+    if names.is_empty() { String::new() } else { format!("{table}.state IN ({}) AND", names.join(",")) }
 }
 
 /// The deliveries, the newest first.
@@ -234,10 +259,7 @@ pub fn deliveries(
     connection: &Connection,
     filter: &DeliveryFilter,
 ) -> Result<Vec<DeliveryLine>, LedgerError> {
-    // State names are our own constants; what a person typed is bound.
-    let states: Vec<String> = filter.states.iter().map(|state| format!("'{}'", state.as_str())).collect();
-    let any =
-        if states.is_empty() { String::new() } else { format!("d.state IN ({}) AND", states.join(",")) };
+    let any = any_state("d", &filter.states);
     let sql = format!(
         "SELECT {DELIVERY_COLUMNS} FROM {DELIVERY_TABLES}
          WHERE {any} (?1 IS NULL OR d.destination = ?1) ORDER BY d.id DESC LIMIT ?2"
@@ -262,7 +284,7 @@ fn deliveries_of_result(connection: &Connection, result: i64) -> Result<Vec<Deli
 /// A destination, as its deliveries show it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DestinationLine {
-    /// Its deliveries.
+    /// Its deliveries and forwards.
     pub deliveries: ByState,
     /// Since when the oldest one waits.
     pub oldest_queued_at: Option<i64>,
@@ -270,11 +292,13 @@ pub struct DestinationLine {
     pub last_attempt: Option<(i64, bool)>,
 }
 
-/// The destinations that have deliveries, by name.
+/// The destinations that have deliveries or forwards, by name.
 pub fn destinations(connection: &Connection) -> Result<BTreeMap<String, DestinationLine>, LedgerError> {
     let mut found: BTreeMap<String, DestinationLine> = BTreeMap::new();
     let mut statement = connection.prepare_cached(
-        "SELECT destination, state, count(*), min(queued_at), max(last_at) FROM deliveries
+        "SELECT destination, state, count(*), min(queued_at), max(last_at) FROM (
+            SELECT destination, state, queued_at, last_at FROM deliveries
+            UNION ALL SELECT destination, state, queued_at, last_at FROM forwards)
          GROUP BY destination, state",
     )?;
     let mut rows = statement.query([])?;

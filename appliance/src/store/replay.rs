@@ -7,8 +7,10 @@
 use rusqlite::{OptionalExtension, params};
 use serde_json::json;
 
+use super::forwards::{self, dispatch_column};
 use super::ledger::{LedgerError, Writer};
 use crate::audit::{Event, EventKind};
+use crate::dispatch::Dispatch;
 use crate::job::{DeliveryState, JobState, State, StudyState};
 
 /// Who asks, as the audit log names them.
@@ -58,23 +60,142 @@ pub fn replay_delivery(writer: &Writer<'_>, id: i64, by: &By) -> Result<String, 
     Ok(destination)
 }
 
-/// Sends all dead letters again, of one destination or of all. Yields their numbers.
-pub fn replay_all_dead(
-    writer: &Writer<'_>,
-    destination: Option<&str>,
-    by: &By,
-) -> Result<Vec<i64>, LedgerError> {
-    let dead: Vec<i64> = writer
-        .tx()
+/// Lets a held delivery go: at once, or when its hours begin. Yields the destination.
+///
+/// What was made in shadow mode stays: it was never meant to leave.
+pub fn release_delivery(writer: &Writer<'_>, id: i64, by: &By) -> Result<String, LedgerError> {
+    let tx = writer.tx();
+    let (state, destination, study, dispatch) = tx
         .prepare_cached(
-            "SELECT id FROM deliveries WHERE state = ?1 AND (?2 IS NULL OR destination = ?2) ORDER BY id",
+            "SELECT d.state, d.destination, s.key, d.dispatch
+             FROM deliveries d JOIN results r ON r.id = d.result_id JOIN studies s ON s.id = r.study_id
+             WHERE d.id = ?1",
         )?
-        .query_map(params![DeliveryState::Dead.as_str(), destination], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for id in &dead {
-        replay_delivery(writer, *id, by)?;
+        .query_row([id], |row| {
+            let state: String = row.get(0)?;
+            Ok((state, row.get::<_, String>(1)?, row.get::<_, String>(2)?, dispatch_column(row, 3)?))
+        })
+        .optional()?
+        .ok_or(LedgerError::NotFound("delivery"))?;
+    let held = state == DeliveryState::Held.as_str();
+    if !held || !dispatch.hold || !DeliveryState::Held.may_become(DeliveryState::Queued) {
+        let why = if held { "kept in shadow mode" } else { state.as_str() };
+        return Err(LedgerError::Illegal(format!(
+            "delivery {id} is {why}: only what a rule holds can be released"
+        )));
     }
-    Ok(dead)
+    let released = Dispatch { hold: false, ..dispatch };
+    tx.prepare_cached(
+        "UPDATE deliveries SET state = ?2, dispatch = ?3, queued_at = ?4, next_at = ?4 WHERE id = ?1",
+    )?
+    .execute(params![
+        id,
+        DeliveryState::Queued.as_str(),
+        released.to_string(),
+        released.due(writer.now_ms())
+    ])?;
+    writer.audit(&Event::new(
+        EventKind::OperatorAction,
+        by.operator.as_str(),
+        json!({
+            "action": "release-delivery", "through": by.through, "delivery": id, "destination": destination,
+            "study": study,
+        }),
+    ))?;
+    Ok(destination)
+}
+
+/// A delivery or a forward, as people name it: `17` or `f17`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outgoing {
+    /// A result on its way.
+    Delivery(i64),
+    /// A series on its way.
+    Forward(i64),
+}
+
+impl std::str::FromStr for Outgoing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (forward, digits) = match text.strip_prefix('f') {
+            Some(digits) => (true, digits),
+            None => (false, text),
+        };
+        let id =
+            digits.parse().map_err(|_| format!("\"{text}\" is no number of `queue list`, e.g. 17 or f17"))?;
+        Ok(if forward { Outgoing::Forward(id) } else { Outgoing::Delivery(id) })
+    }
+}
+
+impl std::fmt::Display for Outgoing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Outgoing::Delivery(id) => write!(f, "{id}"),
+            Outgoing::Forward(id) => write!(f, "f{id}"),
+        }
+    }
+}
+
+impl serde::Serialize for Outgoing {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Outgoing::Delivery(id) => serializer.serialize_i64(*id),
+            Outgoing::Forward(_) => serializer.collect_str(self),
+        }
+    }
+}
+
+/// What an operator wants of something outgoing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// A dead letter sent again.
+    Replay,
+    /// Something held let go.
+    Release,
+}
+
+impl Wish {
+    /// Does it to one.
+    pub fn act(self, writer: &Writer<'_>, outgoing: Outgoing, by: &By) -> Result<String, LedgerError> {
+        match (self, outgoing) {
+            (Wish::Replay, Outgoing::Delivery(id)) => replay_delivery(writer, id, by),
+            (Wish::Replay, Outgoing::Forward(id)) => forwards::replay(writer, id, by),
+            (Wish::Release, Outgoing::Delivery(id)) => release_delivery(writer, id, by),
+            (Wish::Release, Outgoing::Forward(id)) => forwards::release(writer, id, by),
+        }
+    }
+
+    /// Does it to everything to which it can be done, for one destination or for all.
+    pub fn act_on_all(
+        self,
+        writer: &Writer<'_>,
+        destination: Option<&str>,
+        by: &By,
+    ) -> Result<Vec<Outgoing>, LedgerError> {
+        let state = match self {
+            Wish::Replay => DeliveryState::Dead,
+            Wish::Release => DeliveryState::Held,
+        };
+        let deliveries: Vec<i64> = writer
+            .tx()
+            .prepare_cached(
+                "SELECT id FROM deliveries WHERE state = ?1 AND (?2 IS NULL OR destination = ?2)
+                    AND (state != 'held' OR dispatch LIKE 'hold%') ORDER BY id",
+            )?
+            .query_map(params![state.as_str(), destination], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        let forwards = forwards::in_state(writer, state, destination)?;
+        let all: Vec<Outgoing> = deliveries
+            .into_iter()
+            .map(Outgoing::Delivery)
+            .chain(forwards.into_iter().map(Outgoing::Forward))
+            .collect();
+        for one in &all {
+            self.act(writer, *one, by)?;
+        }
+        Ok(all)
+    }
 }
 
 /// Runs a failed job again. Yields the study's key.

@@ -300,4 +300,52 @@ CREATE TABLE patient_merges (               -- ADT^A40: the prior identifier now
     PRIMARY KEY (prior_id, prior_issuer)
 );
 "#,
+    // Routing: forwards, how deliveries may leave, and the rule sets that were active.
+    r#"
+CREATE TABLE forwards (
+    id              INTEGER PRIMARY KEY,
+    study_id        INTEGER NOT NULL REFERENCES studies (id),
+    revision        INTEGER NOT NULL,
+    series_uid      TEXT NOT NULL,
+    destination     TEXT NOT NULL,
+    rule            TEXT NOT NULL,          -- the first rule that asked for it
+    dispatch        TEXT NOT NULL,          -- dispatch::Dispatch
+    edits           TEXT NOT NULL,          -- JSON: elements that the rules change on the way
+    state           TEXT NOT NULL,          -- job::DeliveryState
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    created_at      INTEGER NOT NULL,
+    queued_at       INTEGER NOT NULL,       -- from when on it is tried: giving up counts from here
+    next_at         INTEGER NOT NULL,
+    owner           TEXT,
+    lease_until     INTEGER,
+    last_at         INTEGER,
+    last_reason     TEXT,                   -- the peer's own words; may hold PHI, so never logged
+    delivered_at    INTEGER,
+    total           INTEGER NOT NULL,       -- instances
+    sent            INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (study_id, revision, series_uid, destination)
+);
+CREATE INDEX forwards_due ON forwards (destination, state, next_at);
+CREATE INDEX forwards_by_study ON forwards (study_id, destination);
+
+CREATE TABLE forward_instances (
+    id              INTEGER PRIMARY KEY,    -- the order of sending
+    forward_id      INTEGER NOT NULL REFERENCES forwards (id),
+    object          TEXT NOT NULL,          -- instances.object
+    state           TEXT NOT NULL,          -- waiting | sent | refused
+    tries           INTEGER NOT NULL DEFAULT 0, -- times the association broke on it
+    reason          TEXT,                   -- why it was refused; may hold PHI
+    UNIQUE (forward_id, object)
+);
+
+ALTER TABLE deliveries ADD COLUMN dispatch TEXT NOT NULL DEFAULT 'assist'; -- dispatch::Dispatch
+
+CREATE TABLE rule_sets (
+    id              INTEGER PRIMARY KEY,
+    since           INTEGER NOT NULL,       -- the start that made it active
+    revision        TEXT NOT NULL,          -- what decisions name
+    text            TEXT NOT NULL           -- TOML
+);
+CREATE INDEX rule_sets_by_revision ON rule_sets (revision);
+"#,
 ];

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::completion;
 use super::locate::{line_at, line_of};
 use super::raw::Names;
+use super::routing;
 use super::{Capability, Certificate, Problem, Site, SiteError, SiteFile};
 
 /// Collects problems while the checks go on, so that a site sees all of them at once.
@@ -62,6 +63,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Site, SiteError> {
     }
     check_rules(&file, &models, &destinations, &mut problems);
     completion::check(&file, &peers, &mut problems);
+    routing::check(&file, &destinations, &mut problems);
     problems.into_result(path)?;
     join_paths(&mut file, path.parent().unwrap_or(Path::new("")));
     let revision = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();

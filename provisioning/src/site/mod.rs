@@ -9,6 +9,7 @@ mod completion;
 mod locate;
 pub mod raw;
 mod reference;
+mod routing;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ pub use check::parse_fingerprint;
 pub use completion::field_name;
 pub use raw::*;
 pub use reference::reference_markdown;
+pub use routing::{
+    Day, Edits, Schedule, SetKind, longest, parse_time_of_day, parse_transcode, parse_utc_offset,
+};
 
 /// A site file that passed every check of its text.
 #[derive(Clone, Debug)]

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::routing::{Edits, Schedule};
+
 /// The whole site file (TOML). Unknown keys are refused. Relative paths are taken from the folder
 /// of the site file.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -47,7 +49,7 @@ pub struct SiteFile {
     /// Models that rules may name.
     #[serde(default)]
     pub model: Vec<Model>,
-    /// Where results go.
+    /// Where results and forwarded images go.
     #[serde(default)]
     pub destination: Vec<Destination>,
     /// Which studies go to which models and which destinations. Every rule that matches applies,
@@ -75,6 +77,14 @@ pub struct Appliance {
     /// "not for clinical use".
     #[serde(default)]
     pub allow_unsigned_models: bool,
+    /// Local time, as a fixed offset from UTC, e.g. `+02:00`: the schedules of rules are in it. There
+    /// is no change to daylight saving time: the hours of a schedule stay where they are in UTC.
+    #[serde(default = "default_utc_offset")]
+    pub utc_offset: String,
+}
+
+fn default_utc_offset() -> String {
+    "+00:00".into()
 }
 
 /// `[appliance.tls]`: one identity for DICOM, HL7 and the administration page.
@@ -430,7 +440,7 @@ pub struct Model {
 pub struct Destination {
     /// Name that rules use.
     pub name: String,
-    /// Send the DICOM SR to a peer.
+    /// Send the DICOM SR, and forwarded images, to a peer.
     pub dicom: Option<DicomDestination>,
     /// Send an ORU^R01 by MLLP.
     pub hl7: Option<Hl7Destination>,
@@ -446,6 +456,17 @@ pub struct DicomDestination {
     /// same association or on one that it opens to us.
     #[serde(default)]
     pub commit: bool,
+    /// Transfer syntaxes into which forwarded images may be changed where the peer does not accept
+    /// their own, in order of preference: `explicit` (Explicit VR Little Endian), `implicit` (Implicit VR
+    /// Little Endian), or their UIDs. JPEG, JPEG-LS, JPEG 2000 and RLE are decompressed, which loses
+    /// nothing. What came in Implicit VR stays so: every peer must take it (PS3.5 §10.1). Empty: images leave
+    /// as they came, or become dead letters that say what the peer takes.
+    #[serde(default)]
+    pub transcode: Vec<String>,
+    /// Elements to change in every image that is forwarded to this destination; see `rule.set`. A
+    /// rule's own `set` goes before it.
+    #[serde(default)]
+    pub set: Edits,
 }
 
 /// `destination.hl7`: an HL7 v2.5.1 receiver.
@@ -517,7 +538,32 @@ pub struct Rule {
     /// Names of the destinations for the results.
     #[serde(default)]
     pub deliver: Vec<String>,
-    /// `assist` sends results; `shadow` computes and keeps them and sends nothing.
+    /// Names of DICOM destinations to which the series' instances are sent on, as received, once the
+    /// study's revision is closed. Works with and without `models`. Images that come late are sent on
+    /// with the next revision, each image once to each destination. A series is never sent back to the
+    /// peer that it came from.
+    #[serde(default)]
+    pub forward: Vec<String>,
+    /// Keep what this rule delivers and forwards until a person releases it (administration page, or
+    /// `lightbox queue release`). Models run at once all the same.
+    #[serde(default)]
+    pub hold: bool,
+    /// Hours in which what this rule delivers and forwards may leave the box, e.g.
+    /// `{ days = ["mon", "tue"], from = "19:00", to = "06:00" }`; outside them it waits, retries too.
+    /// What is being sent when the hours end is sent to its end. Models run at once all the same, so
+    /// that results are there for people when they look. Where two rules send the same to the same
+    /// destination, the one that sends sooner counts: at once before in hours, before held, before
+    /// shadow.
+    pub schedule: Option<Schedule>,
+    /// Elements to change in the images that this rule forwards, e.g.
+    /// `{ institution_name = "St. Mary", accession_number_prefix = "SM-" }`. Only the keys below: names,
+    /// identifiers and UIDs of patient, study and image never change. What was there before is kept in
+    /// the Original Attributes Sequence (0400,0561). An image whose character set has not all the
+    /// characters of a value becomes a dead letter. Results and stored images stay as they are. Where two
+    /// rules set the same, the first one counts.
+    #[serde(default, skip_serializing_if = "Edits::is_empty")]
+    pub set: Edits,
+    /// `assist` sends results and images; `shadow` computes and keeps results, and sends nothing.
     #[serde(default)]
     pub mode: Mode,
     /// If it matches, later rules do not look at this series.

@@ -7,7 +7,7 @@ use lightbox_provisioning::site::Destination;
 use maud::{Markup, html};
 
 use super::{Page, counted, duration, state};
-use crate::store::queries::{DeliveryLine, DestinationLine};
+use crate::store::queries::{DeliveryLine, DestinationLine, ForwardLine};
 
 /// A destination's queue.
 pub struct Queue {
@@ -17,6 +17,10 @@ pub struct Queue {
     pub waiting: Vec<DeliveryLine>,
     /// Its dead letters, the newest first.
     pub dead: Vec<DeliveryLine>,
+    /// What a rule holds until a person releases it, the newest first.
+    pub held: Vec<DeliveryLine>,
+    /// Series on their way as they were received, the newest first.
+    pub forwards: Vec<ForwardLine>,
 }
 
 /// The queue page.
@@ -35,7 +39,7 @@ pub fn queue(page: &Page<'_>, queues: &BTreeMap<String, Queue>) -> Markup {
                     }
                     ", " (counted(count(&queue.line, "dead"), "dead letter", "dead letters"))
                     @if count(&queue.line, "held") > 0 {
-                        ", " (count(&queue.line, "held")) " held (shadow mode: never sent)"
+                        ", " (count(&queue.line, "held")) " held (by a rule, or in shadow mode)"
                     }
                     "."
                 }
@@ -43,7 +47,9 @@ pub fn queue(page: &Page<'_>, queues: &BTreeMap<String, Queue>) -> Markup {
                     h3 { "Dead letters " (page.action("/queue/replay-all", "Replay all", Some(name))) }
                     (table(page, &queue.dead, false))
                 }
+                @if !queue.held.is_empty() { h3 { "Held by a rule" } (table(page, &queue.held, false)) }
                 @if !queue.waiting.is_empty() { h3 { "Waiting" } (table(page, &queue.waiting, false)) }
+                @if !queue.forwards.is_empty() { h3 { "Sent on as received" } (forwards(page, &queue.forwards, false)) }
             }
         }
     };
@@ -109,9 +115,14 @@ pub(super) fn table(page: &Page<'_>, deliveries: &[DeliveryLine], of_study: bool
                         @if delivery.next_at <= page.now_ms { "now" }
                         @else { "in " (duration(delivery.next_at - page.now_ms)) }
                     } }
-                    td { @if delivery.state == "dead" {
-                        (page.action(&format!("/queue/{}/replay", delivery.id), "Replay", None))
-                    } }
+                    td {
+                        @if delivery.state == "dead" {
+                            (page.action(&format!("/queue/{}/replay", delivery.id), "Replay", None))
+                        }
+                        @if delivery.can_release() {
+                            (page.action(&format!("/queue/{}/release", delivery.id), "Release", None))
+                        }
+                    }
                 }
                 @if let Some(reason) = &delivery.last_reason { tr {
                     td {}
@@ -119,6 +130,48 @@ pub(super) fn table(page: &Page<'_>, deliveries: &[DeliveryLine], of_study: bool
                         span.soft { "It said: " }
                         span.reason[delivery.state != "delivered"] { (reason.expose()) }
                     }
+                } }
+            }
+        } }
+    }
+}
+
+/// Forwards as a table, on the page of their destination or of their study.
+pub(super) fn forwards(page: &Page<'_>, forwards: &[ForwardLine], of_study: bool) -> Markup {
+    html! {
+        div.scroll { table {
+            tr {
+                th { "No." }
+                @if of_study { th { "To" } } @else { th { "Study" } }
+                th { "Series" } th { "Rule" } th { "State" } th { "Images" } th { "Last try" } th { "Next try" } th {}
+            }
+            @for forward in forwards {
+                tr.split[forward.last_reason.is_some()] {
+                    td { "f" (forward.id) }
+                    @if of_study { td { (forward.destination) } } @else {
+                        td { a href=(format!("/studies/{}", forward.study)) { code { (forward.study) } } " rev. " (forward.revision) }
+                    }
+                    td { (forward.series) }
+                    td { (forward.rule) }
+                    td { (state(&forward.state)) " " (counted(forward.attempts, "try", "tries")) " " (forward.dispatch.words()) }
+                    td { (forward.sent) " of " (forward.total) }
+                    td.time { @if let Some(at) = forward.last_at { (page.time(at)) } }
+                    td.time { @if forward.state == "queued" {
+                        @if forward.next_at <= page.now_ms { "now" }
+                        @else { "in " (duration(forward.next_at - page.now_ms)) }
+                    } }
+                    td {
+                        @if forward.state == "dead" {
+                            (page.action(&format!("/queue/f{}/replay", forward.id), "Replay", None))
+                        }
+                        @if forward.can_release() {
+                            (page.action(&format!("/queue/f{}/release", forward.id), "Release", None))
+                        }
+                    }
+                }
+                @if let Some(reason) = &forward.last_reason { tr {
+                    td {}
+                    td.words colspan="8" { span.reason[forward.state != "delivered"] { (reason.expose()) } }
                 } }
             }
         } }

@@ -123,13 +123,17 @@ fn one_revision(page: &Page<'_>, detail: &StudyDetail, revision: &Revision) -> M
                 dt { "Closed" } dd { (page.time(revision.closed_at)) }
                 dt { "Because" } dd { (revision.verdict) }
                 dt { "Evidence" } dd { (evidence(&revision.evidence)) }
-                dt { "Rules" } dd { "of the site file " (digest(&revision.rule_set)) }
+                dt { "Rules" } dd { (digest(&revision.rule_set)) " (" code { "lightbox rules show " (revision.rule_set.get(..12).unwrap_or_default()) } " prints them)" }
             }
             h3 { "Why it went where it went" }
             @if revision.decisions.is_empty() { p { "The site file had no rule." } }
             @for series in series_of(&revision.decisions) { (decisions(detail, revision, series)) }
             @if revision.jobs.is_empty() {
                 p { strong { "It went to no model." } " It is kept; the rules above say why." }
+            }
+            @if !revision.forwards.is_empty() {
+                h3 { "Sent on as received" }
+                (super::queue::forwards(page, &revision.forwards, true))
             }
             @for job in &revision.jobs { (one_job(page, detail, revision.revision, job)) }
         }
@@ -230,8 +234,10 @@ fn one_job(page: &Page<'_>, detail: &StudyDetail, revision: u32, job: &Job) -> M
             dt { "Result goes to" } dd {
                 @if job.deliver.is_empty() { "nobody: no rule names a destination" }
                 (joined(job.deliver.iter().map(|(destination, mode)| {
-                    let shadow = if mode == "shadow" { " (shadow: kept, not sent)" } else { "" };
-                    format!("{destination}{shadow}")
+                    match mode.words() {
+                        words if words.is_empty() => destination.clone(),
+                        words => format!("{destination} ({words})"),
+                    }
                 })))
             }
             dt { "Made" } dd { (page.time(job.created_at)) }

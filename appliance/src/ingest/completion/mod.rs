@@ -8,17 +8,16 @@
 
 use std::collections::BTreeMap;
 
-use lightbox_provisioning::site::Mode;
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 
 use self::evidence::{Judged, Verdict};
 use self::known::{Gathered, Open};
 use self::policy::{Policy, SeriesStart};
-use super::rules::{Routing, RuleSet, SeriesFacts};
+use super::routing;
+use super::rules::{RuleSet, SeriesFacts};
 use crate::audit::{Event, EventKind};
-use crate::job::{JobState, State, StudyState};
-use crate::phi::Phi;
+use crate::job::{State, StudyState};
 use crate::store::jobs;
 use crate::store::ledger::{LedgerError, Writer};
 use crate::store::orders;
@@ -37,6 +36,8 @@ pub struct Closed {
     pub revision: u32,
     /// Models that it goes to.
     pub models: Vec<String>,
+    /// Series that are sent on, by destination.
+    pub forwards: usize,
 }
 
 /// What a look at an open study came to.
@@ -121,7 +122,7 @@ fn start_series(
         series: &start.series,
         through,
         verdict: why,
-        deliver: deliver_json(&start.deliver),
+        deliver: json!(start.deliver).to_string(),
     };
     let written = jobs::write_on_series(writer, &new)?;
     if written {
@@ -164,14 +165,16 @@ fn close(
         .execute(params![study.id, study.revision])?;
     let all_models: Vec<String> = routing.models.keys().cloned().collect();
     let starts = policy.take_series_starts(&mut routing);
-    write_routing(writer, study, &routing)?;
+    routing::write(writer, study.id, study.revision, &routing)?;
     for start in &starts {
         let found = known.series.iter().position(|series| series.uid == start.series);
         let Some(place) = found else { continue };
         start_series(writer, study, start, gathered.through[place], why)?;
     }
-    let (next, note) = if all_models.is_empty() {
-        (StudyState::Unrouted, "no rule gives this study to a model")
+    let (next, note) = if all_models.is_empty() && routing.forwards.is_empty() {
+        (StudyState::Unrouted, "no rule gives this study to a model, or sends it on")
+    } else if all_models.is_empty() {
+        (StudyState::Done, "sent on only: no rule gives this study to a model")
     } else if jobs::under_way(tx, study.id)? {
         (StudyState::Processing, "")
     } else {
@@ -186,7 +189,12 @@ fn close(
         study.key.as_str(),
         json!({ "revision": study.revision, "verdict": verdict, "models": all_models, "rule_set": rules.revision }),
     ))?;
-    Ok(Closed { study_key: study.key.clone(), revision: study.revision, models: all_models })
+    Ok(Closed {
+        study_key: study.key.clone(),
+        revision: study.revision,
+        models: all_models,
+        forwards: routing.forwards.len(),
+    })
 }
 
 /// The evidence as the ledger keeps it: no UID, series by their place in the study.
@@ -226,49 +234,4 @@ fn evidence_json(study: &Open, gathered: &Gathered, judged: &Judged, now: i64) -
 /// The series of a study as rules see them, in the order of their first instance.
 pub fn series_facts(connection: &Connection, study_id: i64) -> Result<Vec<SeriesFacts>, LedgerError> {
     known::facts(connection, study_id)
-}
-
-fn deliver_json(deliver: &BTreeMap<String, Mode>) -> String {
-    let deliver: BTreeMap<&str, &str> = deliver
-        .iter()
-        .map(|(destination, mode)| {
-            (destination.as_str(), if *mode == Mode::Shadow { "shadow" } else { "assist" })
-        })
-        .collect();
-    json!(deliver).to_string()
-}
-
-fn write_routing(writer: &Writer<'_>, study: &Open, routing: &Routing) -> Result<(), LedgerError> {
-    let tx = writer.tx();
-    let mut insert = tx.prepare_cached(
-        "INSERT INTO decisions (study_id, revision, series_uid, rule, matched, because, inputs) VALUES (?1,?2,?3,?4,?5,?6,?7)",
-    )?;
-    for decision in &routing.decisions {
-        insert.execute(params![
-            study.id,
-            study.revision,
-            decision.series_uid.expose(),
-            decision.rule,
-            decision.matched,
-            decision.because.expose(),
-            decision.inputs.expose(),
-        ])?;
-    }
-    let mut insert = tx.prepare_cached(
-        "INSERT INTO jobs (study_id, revision, model, state, series, deliver, next_at, created_at)
-         VALUES (?1,?2,?3,?4,?5,?6,?7,?7)",
-    )?;
-    for (model, assignment) in &routing.models {
-        let series = json!(assignment.series.iter().map(Phi::expose).collect::<Vec<_>>());
-        insert.execute(params![
-            study.id,
-            study.revision,
-            model,
-            JobState::Waiting.as_str(),
-            series.to_string(),
-            deliver_json(&assignment.deliver),
-            writer.now_ms(),
-        ])?;
-    }
-    Ok(())
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use lightbox_provisioning::site::{Mode, Rule, Site, Start};
+use lightbox_provisioning::site::{Rule, Site, Start};
 
+use crate::dispatch::Dispatch;
 use crate::ingest::rules::Routing;
 use crate::phi::Phi;
 
@@ -29,7 +30,7 @@ pub struct SeriesStart {
     /// Model, as named in the site file.
     pub model: String,
     /// Where its results go, by destination.
-    pub deliver: BTreeMap<String, Mode>,
+    pub deliver: BTreeMap<String, Dispatch>,
 }
 
 impl Policy {

@@ -59,6 +59,8 @@ pub struct Watcher {
     pub rules: Arc<RuleSet>,
     /// Told when jobs were written.
     pub work: Arc<Notify>,
+    /// Told when series are to be sent on, one for each destination.
+    pub forwarded: Arc<Vec<Arc<Notify>>>,
     /// The peer that is asked for its count, and how.
     pub ask: Option<(String, AskCount)>,
 }
@@ -159,6 +161,9 @@ impl Watcher {
         }
         if steps.iter().any(|step| step.closed.is_some() || step.started > 0) {
             self.work.notify_one();
+        }
+        if steps.iter().any(|step| step.closed.as_ref().is_some_and(|closed| closed.forwards > 0)) {
+            self.forwarded.iter().for_each(|forwards| forwards.notify_one());
         }
     }
 }

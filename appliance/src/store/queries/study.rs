@@ -6,10 +6,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{DeliveryLine, PROBLEM, STUDY_COLUMNS, StudyLine};
+use super::{DeliveryLine, ForwardLine, PROBLEM, STUDY_COLUMNS, StudyLine};
+use crate::dispatch::Dispatch;
 use crate::finding::{Code, Completeness, Finding, ModelResult, Region, Tier};
 use crate::phi::Phi;
-use crate::store::ledger::LedgerError;
+use crate::store::ledger::{LedgerError, json_column};
 
 /// Everything about one study that a person may ask.
 #[derive(Clone, Debug, Serialize)]
@@ -65,6 +66,8 @@ pub struct Revision {
     pub decisions: Vec<Decision>,
     /// The models that ran, run or will run.
     pub jobs: Vec<Job>,
+    /// What is sent on as it was received.
+    pub forwards: Vec<ForwardLine>,
 }
 
 /// One rule's word on one series.
@@ -96,7 +99,7 @@ pub struct Job {
     /// Of a job on one series by itself: why the series counted as complete.
     pub verdict: Option<String>,
     /// Where its result goes: destination and mode.
-    pub deliver: BTreeMap<String, String>,
+    pub deliver: BTreeMap<String, Dispatch>,
     /// Tries so far.
     pub attempts: u32,
     /// The next try.
@@ -252,12 +255,14 @@ impl Study<'_> {
                     rule_set: row.get(4)?,
                     decisions: Vec::new(),
                     jobs: Vec::new(),
+                    forwards: Vec::new(),
                 })
             })?
             .collect::<rusqlite::Result<_>>()?;
         for revision in &mut revisions {
             revision.decisions = self.decisions(revision.revision)?;
             revision.jobs = self.jobs(revision.revision)?;
+            revision.forwards = super::forwards::of_revision(self.connection, self.id, revision.revision)?;
         }
         Ok(revisions)
     }
@@ -301,7 +306,7 @@ impl Study<'_> {
                 state: row.get(2)?,
                 series: series.iter().map(|uid| self.number(uid)).collect(),
                 verdict: row.get(13)?,
-                deliver: serde_json::from_str(&row.get::<_, String>(4)?).unwrap_or_default(),
+                deliver: json_column(row, 4)?,
                 attempts: row.get(5)?,
                 next_at: row.get(6)?,
                 created_at: row.get(7)?,

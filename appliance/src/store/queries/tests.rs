@@ -37,7 +37,7 @@ fn a_study_tells_where_it_went_and_why() {
 
     let job = &revision.jobs[0];
     assert_eq!((job.series.as_slice(), job.timings["run"]), ([1, 2].as_slice(), 80.0));
-    assert_eq!(job.deliver["ris"], "assist");
+    assert_eq!(job.deliver["ris"], crate::dispatch::Dispatch::NOW);
     let outcome = job.outcome.as_ref().expect("it ran");
     assert_eq!(outcome.tiers.values().sum::<usize>(), 3);
     assert_eq!(outcome.tiers["suppressed"], 1);

@@ -55,8 +55,14 @@ fn a_dead_letter_gets_all_its_tries_again_and_only_a_dead_one() {
 fn all_dead_letters_of_one_destination() {
     let fixture = Fixture::complete();
     fixture.sql("UPDATE deliveries SET state = 'dead'");
-    assert_eq!(run(&fixture.ledger, |w| replay_all_dead(w, Some("pacs"), &by())).expect("ok"), [1]);
-    assert_eq!(run(&fixture.ledger, |w| replay_all_dead(w, None, &by())).expect("ok"), [2]);
+    assert_eq!(
+        run(&fixture.ledger, |w| Wish::Replay.act_on_all(w, Some("pacs"), &by())).expect("ok"),
+        [Outgoing::Delivery(1)]
+    );
+    assert_eq!(
+        run(&fixture.ledger, |w| Wish::Replay.act_on_all(w, None, &by())).expect("ok"),
+        [Outgoing::Delivery(2)]
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 /// A codestream's own header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Codestream {
+pub(crate) struct Codestream {
     pub columns: u32,
     pub rows: u32,
     pub components: u32,
@@ -20,7 +20,7 @@ pub(super) struct Codestream {
 
 /// Colour space of a JPEG's samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Colour {
+pub(crate) enum Colour {
     Rgb,
     Ycc,
 }
@@ -34,7 +34,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// Reads the header of a JPEG or JPEG-LS codestream, up to its first scan.
-pub(super) fn jpeg(bytes: &[u8]) -> Option<Codestream> {
+pub(crate) fn jpeg(bytes: &[u8]) -> Option<Codestream> {
     if bytes.get(..2)? != [0xff, 0xd8] {
         return None;
     }
@@ -86,7 +86,7 @@ pub(super) fn jpeg(bytes: &[u8]) -> Option<Codestream> {
 
 /// Renames a three-component JPEG's components to R, G, B, by which the decoder knows not to
 /// convert colours: it takes 1, 2, 3 for YCbCr whatever the DICOM header says.
-pub(super) fn mark_rgb(bytes: &mut [u8]) -> Option<()> {
+pub(crate) fn mark_rgb(bytes: &mut [u8]) -> Option<()> {
     let mut ids = None;
     let mut at = 2;
     while at + 4 <= bytes.len() {
@@ -126,7 +126,7 @@ pub(super) fn mark_rgb(bytes: &mut [u8]) -> Option<()> {
 }
 
 /// Reads the SIZ segment of a JPEG 2000 codestream, bare or in a JP2 box.
-pub(super) fn jpeg2000(bytes: &[u8]) -> Option<Codestream> {
+pub(crate) fn jpeg2000(bytes: &[u8]) -> Option<Codestream> {
     const START: [u8; 4] = [0xff, 0x4f, 0xff, 0x51];
     let at = bytes.get(..bytes.len().min(4096))?.windows(4).position(|window| window == START)?;
     let siz = at + 4;
@@ -152,7 +152,7 @@ pub(super) fn jpeg2000(bytes: &[u8]) -> Option<Codestream> {
 
 /// Whether an RLE fragment's header holds: segments as many as sample bytes, inside the fragment,
 /// in order.
-pub(super) fn rle_holds(bytes: &[u8], segments: u32) -> bool {
+pub(crate) fn rle_holds(bytes: &[u8], segments: u32) -> bool {
     let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     if bytes.len() < 64 || word(0) != Some(segments) || !(1..=15).contains(&segments) {
         return false;
