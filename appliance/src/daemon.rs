@@ -19,7 +19,6 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, AdminState, Listening, ModelLine};
 use crate::audit::{self, Event, EventKind};
@@ -27,14 +26,16 @@ use crate::clock::SharedClock;
 use crate::config::{Config, chain};
 use crate::deliver::queue::{Backoff, Queue};
 use crate::deliver::sender::Route;
-use crate::dicom::tls::TlsError;
+use crate::dicom::tls::live::Live;
 use crate::infer;
 use crate::infer::engine::EngineHandle;
 use crate::infer::onnx::OnnxEngine;
 use crate::ingest::completion;
 use crate::ingest::listener::Listener;
+use crate::ingest::listener::places::Places;
 use crate::ingest::receive::Receiver;
 use crate::pipeline::Pipeline;
+use crate::reload::{self, Reload};
 use crate::store::index::{self, MendError};
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::objects::{ObjectError, Objects};
@@ -90,9 +91,9 @@ pub enum StartError {
     /// The index of instances.
     #[error("the index of instances cannot be brought in line with the objects")]
     Mend(#[from] MendError),
-    /// TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    /// Signals.
+    #[error("the system gives no notice of SIGHUP")]
+    Signal(#[source] std::io::Error),
     /// A bundle that the engine refuses.
     #[error("model \"{model}\" does not load")]
     Model {
@@ -213,8 +214,15 @@ impl Daemon {
         };
         tasks.spawn(pipeline.clone().close_studies(stopped.clone()));
         tasks.spawn(pipeline.run_jobs(stopped.clone()));
-        spawn_queues(&config, &store, &clock, &wakes, &stopped, &mut tasks)?;
+        let (new_live, live) = watch::channel(config.live.clone());
+        spawn_queues(&config, &store, &clock, &wakes, &live, &stopped, &mut tasks);
+        let reload_fault = reload::Fault::default();
+        let reload =
+            Reload::new(site.clone(), new_live, store.ledger.clone(), clock.clone(), reload_fault.clone())
+                .map_err(StartError::Signal)?;
+        tasks.spawn(reload.run(stopped.clone()));
 
+        let places = Arc::new(Places::new(file.dicom.max_associations));
         let receiver = Receiver {
             objects: store.objects.clone(),
             ledger: store.ledger.clone(),
@@ -222,9 +230,8 @@ impl Daemon {
             clock: clock.clone(),
             ae_title: file.appliance.ae_title.clone(),
         };
-        let server = config.peers.server_config(&config.identity)?;
         let listener =
-            Arc::new(Listener::new(&site, receiver, config.peers.clone(), TlsAcceptor::from(server)));
+            Arc::new(Listener::new(&site, receiver, config.policy.clone(), places.clone(), live.clone()));
         tasks.spawn(listener.clone().run(dicom, true, stopped.clone()));
         let plaintext_at = plaintext.map(|(port, bound)| {
             tracing::warn!(
@@ -246,11 +253,13 @@ impl Daemon {
             models: model_lines(&config),
             engine_fault: engine_fault(engine),
             changed: work,
+            places,
+            live,
+            reload_fault,
         };
-        let admin_tls = config.operators.server_config(&config.identity)?;
-        let (operators, admin_stop) = (config.operators.clone(), stopped.clone());
+        let admin_stop = stopped.clone();
         tasks.spawn(async move {
-            if let Err(error) = admin::serve(admin, operators, admin_tls, admin_state, admin_stop).await {
+            if let Err(error) = admin::serve(admin, admin_state, admin_stop).await {
                 tracing::error!(reason = chain(&error), "the administration page does not run");
             }
         });
@@ -386,9 +395,10 @@ fn spawn_queues(
     store: &Store,
     clock: &SharedClock,
     wakes: &[Arc<Notify>],
+    live: &watch::Receiver<Arc<Live>>,
     stopped: &watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
-) -> Result<(), StartError> {
+) {
     let deliver = &config.site.file.deliver;
     let queue = Queue {
         ledger: store.ledger.clone(),
@@ -401,10 +411,8 @@ fn spawn_queues(
         },
     };
     for (destination, wake) in config.site.file.destination.iter().zip(wakes) {
-        let route = Route::new(&config.site, destination, &config.identity, config.roots.as_ref())?;
-        if let Some(route) = route {
+        if let Some(route) = Route::new(&config.site, destination, live.clone()) {
             tasks.spawn(queue.clone().run(route, wake.clone(), stopped.clone()));
         }
     }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use lightbox::cli::{audit, conformance, demo, phantom, queue, rules, send, serve, site, studies};
+use lightbox::cli::{audit, conformance, demo, peers, phantom, queue, rules, send, serve, site, studies};
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
 use lightbox_provisioning::site::SiteError;
@@ -14,7 +14,7 @@ use lightbox_provisioning::site::SiteError;
 /// First steps: `lightbox demo` shows the whole line on this machine. `lightbox site example` prints
 /// a site file to start from, `lightbox site check FILE` says what is wrong with it, and `lightbox
 /// serve --site FILE` runs the daemon. `lightbox studies` and `lightbox queue` show where each study
-/// and each result is, and why.
+/// and each result is, and why; `lightbox peers` who was turned away, and what to do.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
@@ -30,6 +30,7 @@ enum Verb {
     Rules(rules::Args),
     Studies(studies::Args),
     Queue(queue::Args),
+    Peers(peers::Args),
     Audit(audit::Args),
     Send(send::Args),
     Phantom(phantom::Args),
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Rules(args) => args.run(),
         Verb::Studies(args) => args.run(),
         Verb::Queue(args) => args.run(),
+        Verb::Peers(args) => args.run(),
         Verb::Audit(args) => args.run(),
         Verb::Send(args) => args.run(),
         Verb::Phantom(args) => args.run(),

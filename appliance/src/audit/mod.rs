@@ -40,6 +40,8 @@ pub enum EventKind {
     OperatorAction,
     /// The ledger's instance index was rebuilt or mended from the objects.
     IndexRebuilt,
+    /// Certificates, keys and revocation lists were read again, or could not be used (110113, 110137).
+    CertificatesReloaded,
 }
 
 impl EventKind {
@@ -59,6 +61,7 @@ impl EventKind {
             EventKind::ResultDeadLetter => "result-dead-letter",
             EventKind::OperatorAction => "operator-action",
             EventKind::IndexRebuilt => "index-rebuilt",
+            EventKind::CertificatesReloaded => "certificates-reloaded",
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod conformance;
 pub mod demo;
 mod files;
+pub mod peers;
 pub mod phantom;
 mod place;
 mod print;

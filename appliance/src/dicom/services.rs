@@ -35,6 +35,11 @@ pub fn is_storage(abstract_syntax: &str) -> bool {
         || !abstract_syntax.starts_with("1.2.840.10008.")
 }
 
+/// The refusal of a context whose SOP class may not be used.
+pub fn not_supported() -> PresentationContextResultReason {
+    PresentationContextResultReason::AbstractSyntaxNotSupported
+}
+
 /// Judges a proposed presentation context. Of the transfer syntaxes the first that we know is
 /// taken: the order is the sender's wish, and data sets are kept as they come.
 pub fn judge(abstract_syntax: &str, transfer_syntaxes: &[String]) -> Judgement {

@@ -1,7 +1,8 @@
 //! The ledger's tables. Migrations go forward only, one entry a version.
 
 /// SQL of each schema version, in order; entry 0 makes version 1.
-pub const MIGRATIONS: &[&str] = &[r#"
+pub const MIGRATIONS: &[&str] = &[
+    r#"
 CREATE TABLE studies (
     id              INTEGER PRIMARY KEY,
     key             TEXT NOT NULL UNIQUE,   -- means nothing outside this box; the only name in logs
@@ -150,4 +151,15 @@ CREATE TABLE audit_head (
     hash            BLOB NOT NULL,
     signature       BLOB NOT NULL
 );
-"#];
+"#,
+    // Association policy: how a caller was refused, and which certificate each peer showed last.
+    r#"
+ALTER TABLE refusals ADD COLUMN code TEXT NOT NULL DEFAULT ''; -- 1/1/3 | context 3 | TLS
+CREATE TABLE peer_certificates (
+    peer            TEXT PRIMARY KEY,       -- name in the site file
+    sha256          TEXT NOT NULL,          -- fingerprint, hex
+    not_after       INTEGER NOT NULL,       -- when it expires
+    seen_at         INTEGER NOT NULL
+);
+"#,
+];

@@ -11,13 +11,13 @@ use super::raw::Names;
 use super::{Capability, Certificate, Problem, Site, SiteError, SiteFile};
 
 /// Collects problems while the checks go on, so that a site sees all of them at once.
-struct Problems<'a> {
+pub(super) struct Problems<'a> {
     text: &'a str,
     found: Vec<Problem>,
 }
 
 impl Problems<'_> {
-    fn add(&mut self, key: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn add(&mut self, key: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) {
         let key = key.into();
         self.found.push(Problem {
             line: line_of(self.text, &key),
@@ -130,13 +130,14 @@ fn socket(key: &str, value: &str, problems: &mut Problems<'_>) {
 }
 
 fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
-    let ranges: [(&str, u64, u64, u64); 13] = [
+    let ranges: [(&str, u64, u64, u64); 14] = [
         ("dicom.max_pdu_bytes", file.dicom.max_pdu_bytes.into(), 4096, 1_048_576),
         ("dicom.max_associations", file.dicom.max_associations.into(), 1, 1024),
         ("dicom.handshake_timeout_seconds", file.dicom.handshake_timeout_seconds, 1, 120),
         ("dicom.artim_seconds", file.dicom.artim_seconds, 1, 120),
         ("dicom.idle_timeout_seconds", file.dicom.idle_timeout_seconds, 1, 3600),
         ("store.reserve_mib", file.store.reserve_mib, 1, 1_048_576),
+        ("store.congestion_mib", file.store.congestion_mib, 0, 1_073_741_824),
         ("timers.quiet_seconds", file.timers.quiet_seconds, 1, 86_400),
         ("infer.threads", file.infer.threads as u64, 1, 256),
         ("deliver.retry_first_seconds", file.deliver.retry_first_seconds, 1, 3600),
@@ -158,7 +159,7 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
 
 /// AE titles: 1 to 16 characters of the default repertoire, no backslash, no control characters,
 /// and no leading or trailing space (it would be lost on the wire, PS3.5 §6.2).
-fn ae_title(key: &str, value: &str, problems: &mut Problems<'_>) {
+pub(super) fn ae_title(key: &str, value: &str, problems: &mut Problems<'_>) {
     let valid = (1..=16).contains(&value.len())
         && value.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'\\')
         && value.trim() == value;
@@ -203,6 +204,7 @@ fn check_peers(file: &SiteFile, problems: &mut Problems<'_>) {
         if let Some(address) = &peer.address {
             host_and_port(&format!("{key}.address"), address, problems);
         }
+        super::peers::policy(&key, peer, problems);
         match (&peer.certificate, peer.plaintext) {
             (None, false) => problems.add(
                 format!("{key}.certificate"),
@@ -384,6 +386,11 @@ fn join_paths(file: &mut SiteFile, folder: &Path) {
     join(&mut file.appliance.tls.certificate);
     join(&mut file.appliance.tls.key);
     file.appliance.tls.authorities.iter_mut().for_each(join);
+    file.appliance.tls.crl.iter_mut().for_each(join);
+    file.peer
+        .iter_mut()
+        .filter_map(|peer| peer.user_identity.as_mut()?.passcode_file.as_mut())
+        .for_each(join);
     file.infer.onnxruntime.iter_mut().for_each(join);
     file.model.iter_mut().for_each(|model| join(&mut model.bundle));
 }

@@ -6,15 +6,20 @@
 
 mod check;
 mod locate;
+mod networks;
+mod peers;
 pub mod raw;
 mod reference;
+mod sop_classes;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use check::parse_fingerprint;
+pub use networks::Network;
 pub use raw::*;
 pub use reference::reference_markdown;
+pub use sop_classes::{is_sop_class_entry, sop_class_fits, sop_class_words};
 
 /// A site file that passed every check of its text.
 #[derive(Clone, Debug)]

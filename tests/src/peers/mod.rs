@@ -6,6 +6,7 @@ pub mod orthanc;
 pub mod port;
 pub mod proxy;
 pub mod refusing;
+pub mod scu;
 pub mod server;
 pub mod silent;
 pub mod storescp;
