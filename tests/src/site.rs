@@ -35,15 +35,21 @@ pub struct Site {
 impl Site {
     /// A site with our identity, short timers, free ports and nothing else.
     pub fn new(hospital: &Hospital) -> Self {
-        let own = hospital.issue("lightbox");
+        hospital.issue("lightbox");
+        Self::new_again(hospital)
+    }
+
+    /// The same for a hospital that has issued our certificate already.
+    pub fn new_again(hospital: &Hospital) -> Self {
+        let own = |kind: &str| hospital.folder().join("pki").join(format!("lightbox.{kind}"));
         let mut appliance =
             String::from("[appliance]\nname = \"RAD-AI-1\"\ninstitution = \"Test Hospital\"\n");
         let _ = writeln!(appliance, "ae_title = \"{AE_TITLE}\"\nallow_unsigned_models = true");
         let _ = writeln!(
             appliance,
             "tls = {{ certificate = {:?}, key = {:?}, authorities = [{:?}] }}",
-            own.certificate,
-            own.key,
+            own("crt"),
+            own("key"),
             hospital.ca()
         );
         Site {

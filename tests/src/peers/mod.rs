@@ -5,6 +5,7 @@ pub mod mllp;
 pub mod orthanc;
 pub mod port;
 pub mod proxy;
+pub mod raw;
 pub mod refusing;
 pub mod scu;
 pub mod server;
