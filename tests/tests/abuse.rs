@@ -113,10 +113,19 @@ fn who_sends_a_byte_now_and_then_or_never_reads_is_cut_by_the_timers() {
         {
             let took = slow.join().expect("no panic");
             assert!(took < Duration::from_secs(most), "{what}: not cut, {took:?}");
+            assert!(took > Duration::from_millis(1500), "{what}: not cut by a timer, {took:?}");
         }
     });
     scene.daemon.wait_for("all places to be free", 20, |_| (scene.open() == 0).then_some(()));
-    assert_eq!(scene.daemon.ledger().number("SELECT count(*) FROM instances WHERE peer = 'ct-1'"), 0);
+    let ledger = scene.daemon.ledger();
+    assert_eq!(ledger.number("SELECT count(*) FROM instances WHERE peer = 'ct-1'"), 0);
+    let reasons = ledger.texts("SELECT reason FROM refusals");
+    for wanted in [
+        "did not finish the TLS handshake in time",
+        "no whole PDU in time while we waited for A-ASSOCIATE-RQ",
+    ] {
+        assert!(reasons.iter().any(|reason| reason.contains(wanted)), "{wanted} in {reasons:?}");
+    }
 }
 
 impl Scene {

@@ -7,29 +7,33 @@
 //! the key. A certificate that no entry of the site file names is refused by a TLS alert, before
 //! any association.
 
+mod client;
+mod handshake;
 pub mod live;
 pub mod revocation;
 
-use std::cell::RefCell;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use lightbox_provisioning::site::{Certificate, parse_fingerprint};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
-    ServerConfig, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Name, X509Version};
 
+pub use self::client::{client_config, client_config_with, server_name};
+use self::handshake::REVOKED_OWNER;
+pub use self::handshake::{UnknownCertificate, explain_handshake, watch_handshake};
 use self::revocation::{Revocations, Revoked};
 
 /// TLS could not be set up from the site file.
@@ -99,72 +103,6 @@ impl Known {
             Known::Name(_) => false,
         }
     }
-}
-
-/// The peer showed a certificate that the site file does not name. rustls turns it into the TLS
-/// alert `certificate_unknown`; the fingerprint lets the site pin it, if it is the right one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the certificate with SHA-256 fingerprint {} is not named in the site file", hex(.sha256))]
-pub struct UnknownCertificate {
-    /// SHA-256 of the certificate.
-    pub sha256: [u8; 32],
-}
-
-tokio::task_local! {
-    /// Whose revoked certificate the handshake of this task has met. rustls' error has no room for it.
-    static REVOKED_OWNER: RefCell<Option<String>>;
-}
-
-/// Runs a handshake; yields besides its outcome the owner of a certificate that was refused as revoked.
-pub async fn watch_handshake<T>(handshake: impl Future<Output = T>) -> (T, Option<String>) {
-    REVOKED_OWNER
-        .scope(RefCell::default(), async {
-            let outcome = handshake.await;
-            (outcome, REVOKED_OWNER.with(|owner| owner.take()))
-        })
-        .await
-}
-
-/// Why a TLS handshake failed, and what the site can do about it.
-pub fn explain_handshake(error: &std::io::Error) -> (String, &'static str) {
-    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-        return (
-            "the peer ended the TLS handshake".into(),
-            "check on the peer's side whether it trusts our certificate and speaks TLS on this port",
-        );
-    };
-    let (why, remedy) = match error {
-        rustls::Error::NoCertificatesPresented => (
-            "the peer showed no client certificate".to_owned(),
-            "configure a client certificate on the peer, and name it in the site file",
-        ),
-        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(other))) => (
-            other.to_string(),
-            "if this is the right peer, add certificate = { sha256 = \"…\" } to its [[peer]]",
-        ),
-        rustls::Error::InvalidCertificate(CertificateError::Revoked) => (
-            "the peer's certificate is on a revocation list of its issuer".to_owned(),
-            "give the peer a new certificate and name it in the site file; if the list is wrong, correct the files of appliance.tls.crl",
-        ),
-        rustls::Error::InvalidCertificate(CertificateError::UnknownRevocationStatus) => (
-            "the revocation list of the certificate's issuer is past its next update".to_owned(),
-            "put the issuer's newest list into the files of appliance.tls.crl, or set appliance.tls.expired_crl = \"warn\"",
-        ),
-        rustls::Error::PeerIncompatible(_) => (
-            "the peer offers no TLS version or cipher suite that we take".into(),
-            "enable TLS 1.2 or 1.3 with an ECDHE AES-GCM cipher suite on the peer (PS3.15 B.12)",
-        ),
-        rustls::Error::AlertReceived(_) => (
-            format!("the peer ended the handshake: {error}"),
-            "the peer does not trust our certificate: give it our certificate or its authority's",
-        ),
-        rustls::Error::InvalidMessage(_) => (
-            "the peer does not speak TLS on the TLS port".into(),
-            "switch TLS on for this destination on the peer",
-        ),
-        other => (format!("TLS handshake: {other}"), "check certificate and key of the peer"),
-    };
-    (why, remedy)
 }
 
 fn ms(at: UnixTime) -> i64 {
@@ -489,113 +427,4 @@ impl ClientCertVerifier for Trust {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
-}
-
-/// Checks a server that we connect to: its certificate must be the one that the site file names.
-#[derive(Debug)]
-struct ServerCheck {
-    known: Known,
-    roots: Option<Arc<RootCertStore>>,
-    revocations: Arc<Revocations>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for ServerCheck {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let refused = |error| Err(rustls::Error::InvalidCertificate(error));
-        match &self.known {
-            Known::Name(name) => {
-                let Some(roots) = &self.roots else { return refused(CertificateError::UnknownIssuer) };
-                rustls::client::verify_server_cert_signed_by_trust_anchor(
-                    &ParsedCertificate::try_from(end_entity)?,
-                    roots,
-                    intermediates,
-                    now,
-                    self.algorithms.all,
-                )?;
-                if !carries_name(end_entity, name) {
-                    return refused(CertificateError::NotValidForName);
-                }
-            }
-            pin if !pin.pin_fits(end_entity) => {
-                return refused(CertificateError::ApplicationVerificationFailure);
-            }
-            _ => {}
-        }
-        match self.revocations.check(std::iter::once(end_entity).chain(intermediates), ms(now)) {
-            Ok(()) => {}
-            Err(Revoked::Listed) => return refused(CertificateError::Revoked),
-            Err(Revoked::ListExpired) => return refused(CertificateError::UnknownRevocationStatus),
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        check_signature(message, certificate, signed, &self.algorithms, false)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        check_signature(message, certificate, signed, &self.algorithms, true)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-/// A client configuration for one server, showing our certificate if there is one.
-pub fn client_config(
-    known: Known,
-    roots: Option<Arc<RootCertStore>>,
-    identity: Option<&OwnIdentity>,
-) -> Result<Arc<ClientConfig>, TlsError> {
-    client_config_with(known, roots, identity, Arc::default())
-}
-
-/// The same, less the servers that these lists name.
-pub fn client_config_with(
-    known: Known,
-    roots: Option<Arc<RootCertStore>>,
-    identity: Option<&OwnIdentity>,
-    revocations: Arc<Revocations>,
-) -> Result<Arc<ClientConfig>, TlsError> {
-    let refused = |source| TlsError::Refused { what: "the client's certificate and key", source };
-    let algorithms = provider().signature_verification_algorithms;
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(refused)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerCheck { known, roots, revocations, algorithms }));
-    let config = match identity {
-        Some(identity) => {
-            let (chain, key) = identity.parts();
-            builder.with_client_auth_cert(chain, key).map_err(refused)?
-        }
-        None => builder.with_no_client_auth(),
-    };
-    Ok(Arc::new(config))
-}
-
-/// The name to put into the handshake for an address `host:port`.
-pub fn server_name(address: &str) -> ServerName<'static> {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
-    ServerName::try_from(host.to_owned())
-        .unwrap_or_else(|_| ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()))
 }

@@ -320,3 +320,86 @@ impl WantedIdentity {
 pub(super) fn printable(ae_title: &str) -> String {
     ae_title.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(16).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const SITE: &str = r#"
+        [appliance]
+        name = "BOX"
+        ae_title = "LIGHTBOX"
+        data_dir = "data"
+        tls = { certificate = "a", key = "b", authorities = ["c"] }
+        [[peer]]
+        name = "east"
+        ae_title = "CT"
+        certificate = { name = "ct" }
+        networks = ["10.1.0.0/16"]
+        sop_classes = ["ct"]
+        [[peer]]
+        name = "west"
+        ae_title = "CT"
+        certificate = { name = "ct" }
+        networks = ["10.2.0.0/16"]
+        transfer_syntaxes = ["1.2.840.10008.1.2.1"]
+        [[peer]]
+        name = "archive"
+        ae_title = "ARCHIVE"
+        address = "archive:104"
+        certificate = { name = "archive" }
+        may = ["receive"]
+    "#;
+
+    fn policy() -> Policy {
+        let site = Site::parse(Path::new("site.toml"), SITE).expect("a good site file");
+        Policy::new(&site).expect("policies")
+    }
+
+    fn decide(calling_ae: &str, address: &str, owners: &[&str]) -> Result<String, Denied> {
+        let owners: Vec<String> = owners.iter().map(|owner| (*owner).to_owned()).collect();
+        let caller = Caller {
+            calling_ae,
+            called_ae: "LIGHTBOX",
+            address: address.parse().expect("an address"),
+            owners: Some(&owners),
+            identity: None,
+        };
+        policy().decide(&caller).map(|peer| peer.name.clone())
+    }
+
+    #[test]
+    fn of_peers_with_one_certificate_and_one_ae_title_the_network_decides() {
+        let both = ["east", "west"];
+        assert_eq!(decide("CT", "10.1.0.9", &both).expect("east"), "east");
+        assert_eq!(decide("CT", "::ffff:10.2.0.9", &both).expect("west"), "west");
+        let denied = decide("CT", "10.3.0.9", &both).expect_err("nowhere");
+        assert_eq!(denied.rejection, Rejection::CALLING_AE);
+        assert!(denied.reason.contains("10.3.0.9") && denied.remedy.contains("networks"));
+        assert!(decide("CT", "10.1.0.9", &["archive"]).is_err(), "another peer's certificate");
+        assert!(decide("ARCHIVE", "10.1.0.9", &["archive"]).is_err(), "it may only receive");
+        let stranger = decide("C\u{1b}T", "10.1.0.9", &both).expect_err("a stranger");
+        assert!(stranger.reason.contains("\"C?T\""), "{}", stranger.reason);
+    }
+
+    #[test]
+    fn contexts_are_judged_by_sop_class_and_by_the_sites_order_of_transfer_syntaxes() {
+        let policy = policy();
+        let proposed = ["1.2.840.10008.1.2".to_owned(), "1.2.840.10008.1.2.1".to_owned()];
+        let (ct, mr) = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4");
+        let [east, west, _] = policy.peers() else { panic!("three peers") };
+        assert_eq!(east.judge(ct, &proposed), Ok(proposed[0].clone()));
+        assert_eq!(east.judge(mr, &proposed), Err(services::not_supported()));
+        assert!(east.judge(services::VERIFICATION, &proposed).is_ok());
+        assert_eq!(west.judge(mr, &proposed), Ok(proposed[1].clone()));
+        let only = |class: &str| {
+            vec![Proposal { abstract_syntax: class.into(), transfer_syntaxes: proposed.to_vec() }]
+        };
+        assert_eq!(east.nothing_usable(&only(ct)), None);
+        assert_eq!(east.nothing_usable(&only(services::VERIFICATION)), None);
+        assert!(east.nothing_usable(&only(mr)).is_some_and(|(_, remedy)| remedy.contains("sop_classes")));
+        assert!(west.nothing_usable(&[]).is_some());
+    }
+}
