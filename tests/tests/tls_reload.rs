@@ -107,6 +107,11 @@ fn a_revoked_certificate_is_refused_by_an_alert_however_it_is_known() {
     for (name, identity) in [("ct-1", &named), ("ct-2", &pinned)] {
         let said = openssl(daemon.dicom, &["-tls1_3"], Some(identity));
         assert_eq!(alert(&said), Some(44), "not certificate_revoked: {}", said.all());
+        // The record follows the alert.
+        daemon.wait_for("the record of the refusal", SECONDS, |ledger| {
+            let sql = format!("SELECT count(*) FROM refusals WHERE peer = '{name}'");
+            (ledger.number(&sql) > 0).then_some(())
+        });
         let path = site.path.display().to_string();
         let text = run_lightbox(&["peers", "--site", &path, "--peer", name]).ok("lightbox peers").out;
         assert!(text.contains("revocation list of its issuer") && text.contains("new certificate"), "{text}");
