@@ -101,7 +101,11 @@ fn who_sends_a_byte_now_and_then_or_never_reads_is_cut_by_the_timers() {
             let mut stream = associate();
             stream.sock.set_write_timeout(Some(Duration::from_secs(1))).expect("set");
             let echoes = raw::c_echo().repeat(200);
-            while !over.load(Ordering::SeqCst) && stream.write_all(&echoes).is_ok() {}
+            while !over.load(Ordering::SeqCst) {
+                if stream.write_all(&echoes).is_err() {
+                    break;
+                }
+            }
             let limit = Instant::now() + Duration::from_secs(180);
             while !over.load(Ordering::SeqCst) && Instant::now() < limit {
                 thread::sleep(Duration::from_millis(100));
