@@ -56,6 +56,11 @@ soak KILLS="200" SEED="": parts peers
     cargo build --workspace --all-targets
     LIGHTBOX_KILLS={{ KILLS }} LIGHTBOX_SEED={{ SEED }} cargo nextest run -p lightbox-tests --test crash --no-capture --profile soak
 
+# SLOW, by hand: 64 bad associations at once for SECONDS; then nothing has leaked and nothing is lost.
+abuse SECONDS="120": parts peers
+    cargo build --workspace --all-targets
+    LIGHTBOX_ABUSE_SECONDS={{ SECONDS }} cargo nextest run -p lightbox-tests --test abuse --no-capture --profile soak
+
 # What continuous integration runs.
 ci:
     bash .ci/run

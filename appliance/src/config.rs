@@ -7,8 +7,9 @@ use std::sync::Arc;
 use lightbox_models::Bundle;
 use lightbox_provisioning::site::{Problem, Site, SiteError};
 
-use crate::admin;
-use crate::dicom::tls::{self, Known, OwnIdentity, Trust};
+use crate::dicom::tls::TlsError;
+use crate::dicom::tls::live::Live;
+use crate::ingest::listener::policy::Policy;
 use crate::ingest::rules::RuleSet;
 
 /// The exit code for a site file that cannot be used (`EX_CONFIG`).
@@ -22,14 +23,10 @@ pub struct Config {
     pub rules: Arc<RuleSet>,
     /// The bundles, by the name that rules use.
     pub bundles: BTreeMap<String, Arc<Bundle>>,
-    /// Our certificate and key.
-    pub identity: OwnIdentity,
-    /// The site's authorities.
-    pub roots: Option<Arc<rustls::RootCertStore>>,
-    /// Certificates of peers.
-    pub peers: Arc<Trust>,
-    /// Certificates of operators.
-    pub operators: Arc<Trust>,
+    /// Certificates, keys, authorities and revocation lists, as they were at the start.
+    pub live: Arc<Live>,
+    /// What each peer may do.
+    pub policy: Arc<Policy>,
 }
 
 impl Config {
@@ -39,44 +36,40 @@ impl Config {
         let mut problems = Vec::new();
         let rules = RuleSet::compile(&site).map_err(|found| problems.extend(found)).ok();
         let bundles = open_bundles(&site, &mut problems);
-        let tls = tls::load(&site.file.appliance.tls)
-            .map_err(|error| {
-                problems.push(site.problem(
-                    "appliance.tls.certificate",
-                    chain(&error),
-                    "check that the files are PEM and that key and certificate belong together",
-                ));
-            })
-            .ok();
-        let trusts = tls.as_ref().and_then(|(identity, roots)| {
-            trusts(&site, identity, roots.as_ref())
-                .map_err(|error| {
-                    problems.push(site.problem(
-                        "appliance.tls.key",
-                        chain(&error),
-                        "check that key, certificate and authorities belong together",
-                    ));
-                })
-                .ok()
-        });
-        match (rules, tls, trusts) {
-            (Some(rules), Some((identity, roots)), Some((peers, operators))) if problems.is_empty() => {
-                Ok(Config {
-                    site: Arc::new(site),
-                    rules: Arc::new(rules),
-                    bundles,
-                    identity,
-                    roots,
-                    peers,
-                    operators,
-                })
-            }
+        let live = Live::load(&site).map_err(|error| problems.push(tls_problem(&site, &error))).ok();
+        let policy = Policy::new(&site).map_err(|found| problems.extend(found)).ok();
+        match (rules, live, policy) {
+            (Some(rules), Some(live), Some(policy)) if problems.is_empty() => Ok(Config {
+                site: Arc::new(site),
+                rules: Arc::new(rules),
+                bundles,
+                live: Arc::new(live),
+                policy: Arc::new(policy),
+            }),
             _ => {
                 problems.sort_by_key(|problem| problem.line);
                 Err(SiteError { path: site.path, problems })
             }
         }
     }
+}
+
+/// What to do about certificates, keys, authorities or revocation lists that cannot be used.
+pub fn tls_problem(site: &Site, error: &TlsError) -> Problem {
+    let (key, remedy) = match error {
+        TlsError::Crl { .. } => (
+            "appliance.tls.crl",
+            "name complete revocation lists, PEM or DER, of the authorities that the site file names",
+        ),
+        TlsError::Pem { .. } => (
+            "appliance.tls.certificate",
+            "check that the files are PEM and that key and certificate belong together",
+        ),
+        TlsError::Refused { .. } | TlsError::Authorities(_) => {
+            ("appliance.tls.key", "check that key, certificate and authorities belong together")
+        }
+    };
+    site.problem(key, chain(error), remedy)
 }
 
 /// An error with all its causes, in one line.
@@ -112,22 +105,4 @@ fn open_bundles(site: &Site, problems: &mut Vec<Problem>) -> BTreeMap<String, Ar
         }
     }
     bundles
-}
-
-fn trusts(
-    site: &Site,
-    identity: &OwnIdentity,
-    roots: Option<&Arc<rustls::RootCertStore>>,
-) -> Result<(Arc<Trust>, Arc<Trust>), tls::TlsError> {
-    let peers = site
-        .file
-        .peer
-        .iter()
-        .filter_map(|peer| Some((peer.name.clone(), Known::of(peer.certificate.as_ref()?)?)))
-        .collect();
-    let peers = Arc::new(Trust::new(peers, roots)?);
-    let operators = admin::trust(site, roots)?;
-    // Made here once so that a key that does not fit its certificate is found before a port opens.
-    peers.server_config(identity)?;
-    Ok((peers, operators))
 }

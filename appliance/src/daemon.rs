@@ -20,7 +20,6 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, AdminState, Listening, ModelLine};
 use crate::audit::{self, Event, EventKind};
@@ -32,7 +31,7 @@ use crate::deliver::queue::{Backoff, Queue};
 use crate::deliver::sender::Route;
 use crate::dicom::peer::RemoteAe;
 use crate::dicom::query;
-use crate::dicom::tls::TlsError;
+use crate::dicom::tls::live::Live;
 use crate::infer;
 use crate::infer::engine::EngineHandle;
 use crate::infer::onnx::OnnxEngine;
@@ -42,11 +41,13 @@ use crate::ingest::completion::evidence::CountedSeries;
 use crate::ingest::completion::policy::Policy;
 use crate::ingest::completion::watch::{Answer, AskCount, Watcher};
 use crate::ingest::listener::Listener;
+use crate::ingest::listener::places::Places;
 use crate::ingest::orders;
 use crate::ingest::receive::Receiver;
-use crate::ingest::session::Services;
 use crate::ingest::rules::RuleSet;
+use crate::ingest::session::Services;
 use crate::pipeline::Pipeline;
+use crate::reload::{self, Reload};
 use crate::store::index::{self, MendError};
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::objects::{self, ObjectError, Objects, Opened};
@@ -102,9 +103,9 @@ pub enum StartError {
     /// The index of instances.
     #[error("the index of instances cannot be brought in line with the objects")]
     Mend(#[from] MendError),
-    /// TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    /// Signals.
+    #[error("the system gives no notice of SIGHUP")]
+    Signal(#[source] std::io::Error),
     /// A bundle that the engine refuses.
     #[error("model \"{model}\" does not load")]
     Model {
@@ -237,6 +238,7 @@ impl Daemon {
             work: work.clone(),
             queued: Arc::new(wakes.results.clone()),
         };
+        let (new_live, live) = watch::channel(config.live.clone());
         let watcher = Watcher {
             ledger: store.ledger.clone(),
             clock: clock.clone(),
@@ -244,12 +246,18 @@ impl Daemon {
             rules: config.rules.clone(),
             work: work.clone(),
             forwarded: Arc::new(wakes.forwards.clone()),
-            ask: ask_count(&config)?,
+            ask: ask_count(&config, &live),
         };
         tasks.spawn(watcher.run(stopped.clone()));
         tasks.spawn(pipeline.run_jobs(stopped.clone()));
-        spawn_queues(&config, &store, &clock, &wakes, &stopped, &mut tasks)?;
+        spawn_queues(&config, &store, &clock, &wakes, &live, &stopped, &mut tasks);
+        let reload_fault = reload::Fault::default();
+        let reload =
+            Reload::new(site.clone(), new_live, store.ledger.clone(), clock.clone(), reload_fault.clone())
+                .map_err(StartError::Signal)?;
+        tasks.spawn(reload.run(stopped.clone()));
 
+        let places = Arc::new(Places::new(file.dicom.max_associations));
         let receiver = Receiver {
             objects: store.objects.clone(),
             ledger: store.ledger.clone(),
@@ -257,12 +265,17 @@ impl Daemon {
             clock: clock.clone(),
             ae_title: file.appliance.ae_title.clone(),
         };
-        let commitments = commitments(&config, &store, &clock)?;
+        let commitments = commitments(&config, &store, &clock, &live);
         tasks.spawn(commitments.clone().run(stopped.clone()));
         let services = Services::new(&site, receiver.clone(), commitments);
-        let server = config.peers.server_config(&config.identity)?;
-        let tls = TlsAcceptor::from(server);
-        let listener = Arc::new(Listener::new(&site, receiver, services, config.peers.clone(), tls));
+        let listener = Arc::new(Listener::new(
+            &site,
+            receiver,
+            services,
+            config.policy.clone(),
+            places.clone(),
+            live.clone(),
+        ));
         tasks.spawn(listener.clone().run(dicom, true, stopped.clone()));
         let plaintext_at = plaintext.map(|(port, bound)| {
             tracing::warn!(
@@ -274,11 +287,10 @@ impl Daemon {
         });
         let ris = Arc::new(orders::listener::Listener::new(
             &site,
-            &config.identity,
-            config.roots.as_ref(),
+            live.clone(),
             store.ledger.clone(),
             clock.clone(),
-        )?);
+        ));
         let orders_at = orders.map(|(port, bound)| {
             tasks.spawn(ris.clone().run(port, true, stopped.clone()));
             bound
@@ -303,11 +315,13 @@ impl Daemon {
             models: model_lines(&config),
             engine_fault: engine_fault(engine),
             changed: work,
+            places,
+            live,
+            reload_fault,
         };
-        let admin_tls = config.operators.server_config(&config.identity)?;
-        let (operators, admin_stop) = (config.operators.clone(), stopped.clone());
+        let admin_stop = stopped.clone();
         tasks.spawn(async move {
-            if let Err(error) = admin::serve(admin, operators, admin_tls, admin_state, admin_stop).await {
+            if let Err(error) = admin::serve(admin, admin_state, admin_stop).await {
                 tracing::error!(reason = chain(&error), "the administration page does not run");
             }
         });
@@ -459,11 +473,9 @@ pub async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, Start
 }
 
 /// How the PACS is asked for its count, where the site names one.
-fn ask_count(config: &Config) -> Result<Option<(String, AskCount)>, TlsError> {
-    let peer = config.site.file.timers.count_at.as_ref().and_then(|name| config.site.peer(name));
-    let Some(peer) = peer else { return Ok(None) };
-    let way = RemoteAe::of_site(&config.site, peer, &config.identity, config.roots.as_ref())?;
-    Ok(way.map(|way| {
+fn ask_count(config: &Config, live: &watch::Receiver<Arc<Live>>) -> Option<(String, AskCount)> {
+    let peer = config.site.file.timers.count_at.as_ref().and_then(|name| config.site.peer(name))?;
+    RemoteAe::of_site(&config.site, peer, live).map(|way| {
         let (name, way) = (way.name.clone(), Arc::new(way));
         let ask: AskCount = Arc::new(move |study_uid| {
             let way = way.clone();
@@ -478,7 +490,7 @@ fn ask_count(config: &Config) -> Result<Option<(String, AskCount)>, TlsError> {
             })
         });
         (name, ask)
-    }))
+    })
 }
 
 /// What the overview shows of the models: they are loaded at start and stay.
@@ -520,19 +532,25 @@ fn backoff(site: &Site) -> Backoff {
 }
 
 /// The storage commitment service, with the ways to the peers that it reports to.
-fn commitments(config: &Config, store: &Store, clock: &SharedClock) -> Result<Commitments, TlsError> {
+fn commitments(
+    config: &Config,
+    store: &Store,
+    clock: &SharedClock,
+    live: &watch::Receiver<Arc<Live>>,
+) -> Commitments {
     let mut peers = BTreeMap::new();
     for peer in &config.site.file.peer {
-        let way = RemoteAe::of_site(&config.site, peer, &config.identity, config.roots.as_ref())?;
+        let way = RemoteAe::of_site(&config.site, peer, live);
         peers.extend(way.map(|way| (peer.name.clone(), way)));
     }
-    Ok(Commitments {
+    Commitments {
         ledger: store.ledger.clone(),
+        objects: store.objects.clone(),
         clock: clock.clone(),
         backoff: backoff(&config.site),
         peers: Arc::new(peers),
         wake: Arc::new(Notify::new()),
-    })
+    }
 }
 
 fn spawn_queues(
@@ -540,9 +558,10 @@ fn spawn_queues(
     store: &Store,
     clock: &SharedClock,
     wakes: &Wakes,
+    live: &watch::Receiver<Arc<Live>>,
     stopped: &watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
-) -> Result<(), StartError> {
+) {
     let queue = Queue {
         ledger: store.ledger.clone(),
         results: store.results.clone(),
@@ -559,21 +578,20 @@ fn spawn_queues(
         system: config.site.file.appliance.name.clone(),
     };
     for (index, destination) in config.site.file.destination.iter().enumerate() {
-        let route = || Route::new(&config.site, destination, &config.identity, config.roots.as_ref());
-        if let Some(asker) = Asker::new(config, destination, &queue)? {
+        let route = || Route::new(&config.site, destination, live.clone());
+        if let Some(asker) = Asker::new(config, destination, &queue, live) {
             tasks.spawn(asker.run(stopped.clone()));
         }
-        if let Some(route) = route()? {
+        if let Some(route) = route() {
             tasks.spawn(queue.clone().run(route, wakes.results[index].clone(), stopped.clone()));
         }
         // A task of its own: a large study on its way to an archive delays no result.
         if let Some(dicom) = &destination.dicom
-            && let Some(route) = route()?
+            && let Some(route) = route()
         {
             let transcode = dicom.transcode.iter().filter_map(|text| parse_transcode(text)).collect();
             let forwarder = Forwarder { transcode, set: dicom.set.clone(), ..forwarder.clone() };
             tasks.spawn(forwarder.run(route, wakes.forwards[index].clone(), stopped.clone()));
         }
     }
-    Ok(())
 }

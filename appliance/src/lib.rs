@@ -19,6 +19,7 @@ pub mod phantom;
 pub mod phi;
 pub mod pipeline;
 pub mod raw;
+pub mod reload;
 pub mod report;
 pub mod store;
 pub mod structure;

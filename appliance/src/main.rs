@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lightbox::cli::{
-    audit, commitments, conformance, demo, orders, phantom, query, queue, rules, send, serve, site, studies,
+    audit, commitments, conformance, demo, orders, peers, phantom, query, queue, rules, send, serve, site,
+    studies,
 };
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
@@ -16,7 +17,7 @@ use lightbox_provisioning::site::SiteError;
 /// First steps: `lightbox demo` shows the whole line on this machine. `lightbox site example` prints
 /// a site file to start from, `lightbox site check FILE` says what is wrong with it, and `lightbox
 /// serve --site FILE` runs the daemon. `lightbox studies` and `lightbox queue` show where each study
-/// and each result is, and why.
+/// and each result is, and why; `lightbox peers` who was turned away, and what to do.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
@@ -35,6 +36,7 @@ enum Verb {
     Query(query::Args),
     Commitments(commitments::Args),
     Orders(orders::Args),
+    Peers(peers::Args),
     Audit(audit::Args),
     Send(send::Args),
     Phantom(phantom::Args),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Query(args) => args.run(),
         Verb::Commitments(args) => args.run(),
         Verb::Orders(args) => args.run(),
+        Verb::Peers(args) => args.run(),
         Verb::Audit(args) => args.run(),
         Verb::Send(args) => args.run(),
         Verb::Phantom(args) => args.run(),

@@ -5,12 +5,15 @@
 use std::net::IpAddr;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A certificate could not be made.
 #[derive(Debug, Error)]
@@ -99,6 +102,36 @@ impl Authority {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer).map_err(wrap)?;
         Ok(identity(&certificate, &key))
+    }
+
+    /// Issues a revocation list (PEM) over these certificates (PEM), valid for `days` from `now`.
+    pub fn revoke(&self, certificates: &[&str], now: OffsetDateTime, days: i64) -> Result<String, PkiError> {
+        let subject = "revocation list".to_owned();
+        let unreadable = || PkiError::Generate {
+            subject: subject.clone(),
+            source: rcgen::Error::CouldNotParseCertificate,
+        };
+        let mut revoked_certs = Vec::new();
+        for pem in certificates {
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| unreadable())?;
+            let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| unreadable())?;
+            revoked_certs.push(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(parsed.raw_serial()),
+                revocation_time: now,
+                reason_code: None,
+                invalidity_date: None,
+            });
+        }
+        let params = CertificateRevocationListParams {
+            this_update: now - Duration::days(2),
+            next_update: now + Duration::days(days),
+            crl_number: SerialNumber::from(now.unix_timestamp().unsigned_abs()),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).and_then(|list| list.pem());
+        list.map_err(|source| PkiError::Generate { subject, source })
     }
 }
 

@@ -82,6 +82,23 @@ impl Hospital {
         self.keep(name, &self.authority.issue(name, HOSTS, now(), 30).expect("issued"))
     }
 
+    /// A certificate that the site's authority issued, with so many days to go.
+    pub fn issue_for(&self, name: &str, days: i64) -> Identity {
+        self.keep(name, &self.authority.issue(name, HOSTS, now(), days).expect("issued"))
+    }
+
+    /// Writes the authority's revocation list over these certificates to `file`, valid for `days`.
+    pub fn revoke(&self, file: &Path, revoked: &[&Identity], days: i64) {
+        let read = |identity: &&Identity| fs::read_to_string(&identity.certificate).expect("a certificate");
+        let texts: Vec<String> = revoked.iter().map(read).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let list = self.authority.revoke(&texts, now(), days).expect("a list");
+        // Renamed into its place, as a careful administrator does.
+        let new = file.with_extension("new");
+        fs::write(&new, list).expect("written");
+        fs::rename(&new, file).expect("renamed");
+    }
+
     /// A certificate that an authority of somebody else's issued.
     pub fn issued_elsewhere(&self, name: &str) -> Identity {
         let now = now();

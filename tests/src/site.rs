@@ -21,6 +21,8 @@ pub struct Site {
     pub quiet_seconds: u32,
     /// `store.reserve_mib`.
     pub reserve_mib: u32,
+    /// `store.congestion_mib`; 0, so that a full machine does not fail the tests.
+    pub congestion_mib: u64,
     /// `deliver.response_timeout_seconds`.
     pub response_timeout_seconds: u32,
     /// `deliver.failed_run`.
@@ -34,15 +36,21 @@ pub struct Site {
 impl Site {
     /// A site with our identity, short timers, free ports and nothing else.
     pub fn new(hospital: &Hospital) -> Self {
-        let own = hospital.issue("lightbox");
+        hospital.issue("lightbox");
+        Self::new_again(hospital)
+    }
+
+    /// The same for a hospital that has issued our certificate already.
+    pub fn new_again(hospital: &Hospital) -> Self {
+        let own = |kind: &str| hospital.folder().join("pki").join(format!("lightbox.{kind}"));
         let mut appliance =
             String::from("[appliance]\nname = \"RAD-AI-1\"\ninstitution = \"Test Hospital\"\n");
         let _ = writeln!(appliance, "ae_title = \"{AE_TITLE}\"\nallow_unsigned_models = true");
         let _ = writeln!(
             appliance,
             "tls = {{ certificate = {:?}, key = {:?}, authorities = [{:?}] }}",
-            own.certificate,
-            own.key,
+            own("crt"),
+            own("key"),
             hospital.ca()
         );
         Site {
@@ -50,6 +58,7 @@ impl Site {
             data_dir: hospital.folder().join("data"),
             quiet_seconds: 1,
             reserve_mib: 2,
+            congestion_mib: 0,
             response_timeout_seconds: 5,
             failed_run: "partial".into(),
             appliance,
@@ -84,6 +93,17 @@ impl Site {
     pub fn text(mut self, toml: &str) -> Self {
         let _ = writeln!(self.tables, "\n{toml}");
         self
+    }
+
+    /// Adds keys to `appliance.tls`, e.g. `crl = ["…"]`.
+    pub fn tls_keys(mut self, keys: &str) -> Self {
+        self.appliance = self.appliance.replace("tls = { ", &format!("tls = {{ {keys}, "));
+        self
+    }
+
+    /// A peer that may send, its certificate pinned, with more keys of `[[peer]]` in `more`.
+    pub fn sender_with(self, name: &str, ae_title: &str, identity: &Identity, more: &str) -> Self {
+        self.sender(name, ae_title, identity).text(more)
     }
 
     /// A peer that may send, its certificate pinned.
@@ -161,11 +181,12 @@ impl Site {
     /// The whole text.
     pub fn toml(&self) -> String {
         format!(
-            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\nsegment_mib = 4\nsegments_mib = 8\n\n[timers]\nquiet_seconds = {}\n{}\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\nfailed_run = {:?}\n{}",
+            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\ncongestion_mib = {}\nsegment_mib = 4\nsegments_mib = 8\n\n[timers]\nquiet_seconds = {}\n{}\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\nfailed_run = {:?}\n{}",
             self.appliance,
             self.data_dir,
             self.dicom,
             self.reserve_mib,
+            self.congestion_mib,
             self.quiet_seconds,
             self.timers,
             onnxruntime(),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::dicom::tls::live::Expiry;
 use crate::store::queries::Counts;
 
 /// Numbers that are not in the ledger.
@@ -17,6 +18,8 @@ pub struct Machine {
     pub reserve_bytes: u64,
     /// Whether the box can do its work.
     pub ready: bool,
+    /// Tasks of the daemon that are alive.
+    pub tasks: usize,
 }
 
 /// A label's value with the three characters escaped that the format names.
@@ -43,7 +46,7 @@ impl Text {
 }
 
 /// The gauges.
-pub fn gauges(counts: &Counts, machine: &Machine) -> String {
+pub fn gauges(counts: &Counts, machine: &Machine, expiries: &[Expiry]) -> String {
     let mut text = Text(String::new());
     let states = |counts: &std::collections::BTreeMap<String, u32>| -> Vec<(String, f64)> {
         counts
@@ -66,6 +69,15 @@ pub fn gauges(counts: &Counts, machine: &Machine) -> String {
         "lightbox_disk_reserve_bytes",
         "Space below which nothing is received.",
         machine.reserve_bytes as f64,
+    );
+    text.one("lightbox_tasks_alive", "Tasks of the daemon, one or more a connection.", machine.tasks as f64);
+    text.family(
+        "lightbox_certificate_expiry_seconds",
+        "Time until a certificate or a revocation list expires, below 0 once it has.",
+        expiries.iter().map(|expiry| {
+            let seconds = (expiry.not_after_ms - machine.now_ms).div_euclid(1000);
+            (format!("who=\"{}\"", label(&expiry.who)), seconds as f64)
+        }),
     );
     text.one("lightbox_audit_records", "Place of the audit log's last record.", counts.audit_head as f64);
     text.family("lightbox_studies", "Studies by state.", states(&counts.studies));
@@ -117,9 +129,16 @@ mod tests {
             problem_studies: 1,
             audit_head: 7,
         };
-        let machine =
-            Machine { now_ms: 6500, started_ms: 0, free_bytes: Some(10), reserve_bytes: 5, ready: true };
-        let text = gauges(&counts, &machine);
+        let machine = Machine {
+            now_ms: 6500,
+            started_ms: 0,
+            free_bytes: Some(10),
+            reserve_bytes: 5,
+            ready: true,
+            tasks: 9,
+        };
+        let expiries = [Expiry { who: "peer ct-1".into(), not_after_ms: 4000 }];
+        let text = gauges(&counts, &machine, &expiries);
         for line in [
             "lightbox_studies{state=\"done\"} 3",
             "lightbox_deliveries{destination=\"a\\\"b\",state=\"queued\"} 2",
@@ -127,6 +146,8 @@ mod tests {
             "lightbox_destination_up{destination=\"a\\\"b\"} 0",
             "lightbox_uptime_seconds 6.5",
             "lightbox_ready 1",
+            "lightbox_tasks_alive 9",
+            "lightbox_certificate_expiry_seconds{who=\"peer ct-1\"} -3",
             "# TYPE lightbox_jobs gauge",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");

@@ -21,14 +21,15 @@ use std::sync::Arc;
 use lightbox_bootstrap::identity::DeviceIdentity;
 use lightbox_provisioning::site::{Role, Site};
 use metrics_exporter_prometheus::PrometheusHandle;
-use rustls::RootCertStore;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 pub use server::serve;
 
 use crate::clock::SharedClock;
-use crate::dicom::tls::{Known, TlsError, Trust};
+use crate::dicom::tls::live::Live;
+use crate::ingest::listener::places::Places;
+use crate::reload::Fault;
 use crate::store::ledger::Ledger;
 use crate::store::objects::Objects;
 
@@ -92,6 +93,12 @@ pub struct AdminState {
     pub engine_fault: Arc<dyn Fn() -> Option<String> + Send + Sync>,
     /// Woken when a replay has put something into a queue.
     pub changed: Arc<Notify>,
+    /// The open associations.
+    pub places: Arc<Places>,
+    /// The newest certificates.
+    pub live: watch::Receiver<Arc<Live>>,
+    /// Why the newest files of certificates are not in use, where they are not.
+    pub reload_fault: Fault,
 }
 
 /// A person whose certificate the site file names.
@@ -104,7 +111,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// The operator whose certificate this is, by the names that [`Trust::owners`] found. Where a
+    /// The operator whose certificate this is, by the names that [`Trust::owners`](crate::dicom::tls::Trust::owners) found. Where a
     /// certificate fits several entries, all are named and the least of their roles counts.
     fn of(site: &Site, owners: &[&str]) -> Option<Self> {
         let found: Vec<_> =
@@ -116,17 +123,6 @@ impl Operator {
             role: if all_operators { Role::Operator } else { Role::Viewer },
         })
     }
-}
-
-/// Trust in the certificates of the site's operators, and no other.
-pub fn trust(site: &Site, roots: Option<&Arc<RootCertStore>>) -> Result<Arc<Trust>, TlsError> {
-    let entries = site
-        .file
-        .operator
-        .iter()
-        .filter_map(|operator| Some((operator.name.clone(), Known::of(&operator.certificate)?)))
-        .collect();
-    Ok(Arc::new(Trust::new(entries, roots)?))
 }
 
 #[cfg(test)]

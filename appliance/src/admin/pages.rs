@@ -11,7 +11,7 @@ use lightbox_provisioning::site::{Role, Site};
 use maud::{DOCTYPE, Markup, html};
 
 pub use health::{Health, overview};
-pub use peers::peers;
+pub use peers::{Heard, peers};
 pub use queue::{Queue, queue};
 pub use study::{studies, study};
 

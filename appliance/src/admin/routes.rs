@@ -1,7 +1,7 @@
 //! What each address answers.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Form, Path, Query, Request, State};
@@ -19,6 +19,7 @@ use super::pages::{self, Page};
 use super::{AdminState, Operator};
 use crate::audit::{Event, EventKind, Outcome};
 use crate::job::{DeliveryState, State as _, StudyState};
+use crate::reload::expiries;
 use crate::store::ledger::LedgerError;
 use crate::store::queries::{self, DeliveryFilter, StudyFilter};
 use crate::store::replay::{self, By, Outgoing, Wish};
@@ -200,7 +201,7 @@ async fn overview(State(app): Shared, Extension(operator): Caller) -> Answer {
     let faults = app.faults().await;
     let dead = DeliveryFilter { states: vec![DeliveryState::Dead], limit: 5, ..DeliveryFilter::default() };
     let problems = StudyFilter { problems_only: true, limit: 5, ..StudyFilter::default() };
-    let (counts, dead, problems, refusals) = app
+    let (counts, dead, problems, refusals, seen) = app
         .state
         .ledger
         .read(move |reader| {
@@ -209,6 +210,7 @@ async fn overview(State(app): Shared, Extension(operator): Caller) -> Answer {
                 queries::deliveries(reader, &dead)?,
                 queries::studies(reader, &problems)?,
                 queries::refusals(reader, 1)?,
+                queries::peer_certificates(reader)?,
             ))
         })
         .await?;
@@ -218,6 +220,8 @@ async fn overview(State(app): Shared, Extension(operator): Caller) -> Answer {
         dead,
         problems,
         refusals,
+        expiries: expiries(&app.state.live.borrow(), &seen),
+        reload_fault: app.state.reload_fault.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         models: (app.state.models)(),
         free_bytes: app.state.objects.free_bytes().ok(),
         started_ms: app.state.started_ms,
@@ -297,12 +301,20 @@ async fn queue(State(app): Shared, Extension(operator): Caller) -> Answer {
 }
 
 async fn peers(State(app): Shared, Extension(operator): Caller) -> Answer {
-    let (refusals, received) = app
+    let open = app.state.places.open();
+    let heard = app
         .state
         .ledger
-        .read(|reader| Ok((queries::refusals(reader, REFUSALS_SHOWN)?, queries::last_received(reader)?)))
+        .read(|reader| {
+            Ok(pages::Heard {
+                refusals: queries::refusals(reader, REFUSALS_SHOWN)?,
+                received: queries::last_received(reader)?,
+                certificates: queries::peer_certificates(reader)?,
+                open,
+            })
+        })
         .await?;
-    Ok(Html(pages::peers(&app.page(&operator), &refusals, &received).into_string()))
+    Ok(Html(pages::peers(&app.page(&operator), &heard).into_string()))
 }
 
 #[derive(Deserialize)]
@@ -379,17 +391,22 @@ async fn readyz(State(app): Shared) -> (StatusCode, String) {
 }
 
 async fn exposition(State(app): Shared) -> Result<Response, Failure> {
-    let counts = app.state.ledger.read(queries::counts).await?;
     let state = &app.state;
+    let (counts, seen) = state
+        .ledger
+        .read(|reader| Ok((queries::counts(reader)?, queries::peer_certificates(reader)?)))
+        .await?;
+    let expiries = expiries(&state.live.borrow(), &seen);
     let machine = Machine {
         now_ms: state.clock.now_ms(),
         started_ms: state.started_ms,
         free_bytes: state.objects.free_bytes().ok(),
         reserve_bytes: state.site.file.store.reserve_mib << 20,
         ready: app.faults().await.is_empty(),
+        tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
     };
     state.prometheus.run_upkeep();
-    let text = state.prometheus.render() + &metrics::gauges(&counts, &machine);
+    let text = state.prometheus.render() + &metrics::gauges(&counts, &machine, &expiries);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

@@ -8,7 +8,6 @@ use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rusqlite::params;
-use rustls::ServerConfig;
 use rustls::pki_types::UnixTime;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
@@ -34,24 +33,19 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 struct Server {
     router: Router,
-    trust: Arc<Trust>,
-    tls: TlsAcceptor,
     state: AdminState,
 }
 
-/// Serves the administration page until `stop` turns true. `tls` is made of `trust`, by
-/// [`Trust::server_config`].
+/// Serves the administration page until `stop` turns true.
 pub async fn serve(
     listener: TcpListener,
-    trust: Arc<Trust>,
-    tls: Arc<ServerConfig>,
     state: AdminState,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), AdminError> {
     let address = listener.local_addr().map_err(AdminError::Address)?;
     tracing::info!(%address, "administration page");
     let app = Arc::new(App { state: state.clone(), tokens: Tokens::new()? });
-    let server = Arc::new(Server { router: routes::router(app), trust, tls: TlsAcceptor::from(tls), state });
+    let server = Arc::new(Server { router: routes::router(app), state });
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let accepted = tokio::select! {
@@ -79,13 +73,15 @@ pub async fn serve(
 impl Server {
     async fn connection(&self, stream: TcpStream, address: SocketAddr, mut stop: watch::Receiver<bool>) {
         drop(stream.set_nodelay(true));
-        let stream = match tokio::time::timeout(HANDSHAKE, self.tls.accept(stream)).await {
+        let live = self.state.live.borrow().clone();
+        let acceptor = TlsAcceptor::from(live.operators_server.clone());
+        let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return self.refused(address, &error).await,
             Err(_) => return,
         };
         // The handshake has checked the certificate; this finds out whose it is.
-        let Some(operator) = self.operator(stream.get_ref().1) else { return };
+        let Some(operator) = self.operator(&live.operators, stream.get_ref().1) else { return };
         let service = self.router.clone().layer(Extension(operator));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -107,11 +103,11 @@ impl Server {
         }
     }
 
-    fn operator(&self, connection: &rustls::ServerConnection) -> Option<Operator> {
+    fn operator(&self, trust: &Trust, connection: &rustls::ServerConnection) -> Option<Operator> {
         let now = self.state.clock.now_ms().try_into().unwrap_or_default();
         let now = UnixTime::since_unix_epoch(Duration::from_millis(now));
         let [certificate, intermediates @ ..] = connection.peer_certificates()? else { return None };
-        Operator::of(&self.state.site, &self.trust.owners(certificate, intermediates, now))
+        Operator::of(&self.state.site, &trust.owners(certificate, intermediates, now))
     }
 
     /// Records who was turned away, and shows it where the refused peers are shown.
@@ -128,7 +124,7 @@ impl Server {
         tracing::warn!(address, reason, "refused");
         let written = self.state.ledger.write(move |writer| {
             writer.tx().execute(
-                "INSERT INTO refusals (at, peer, calling_ae, address, reason, remedy) VALUES (?1,?2,'',?2,?3,?4)",
+                "INSERT INTO refusals (at, peer, calling_ae, address, code, reason, remedy) VALUES (?1,?2,'',?2,'TLS',?3,?4)",
                 params![writer.now_ms(), address, reason, remedy],
             )?;
             let detail = json!({ "port": "admin", "address": address, "reason": reason });

@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::audit::export::verify;
-use crate::dicom::tls::{OwnIdentity, client_config, load_authorities};
+use crate::dicom::tls::{Known, OwnIdentity, client_config, load_authorities};
 use crate::store::fixture::{Fixture, HOSTILE, START_MS, STUDY_UID};
 
 /// A page that runs, and the site behind it.
@@ -28,9 +28,7 @@ struct Running {
 
 impl Running {
     async fn start(fixture: Fixture) -> Self {
-        let (own, roots) = crate::dicom::tls::load(&fixture.site.file.appliance.tls).expect("loaded");
-        let trust = trust(&fixture.site, roots.as_ref()).expect("trust");
-        let tls = trust.server_config(&own).expect("TLS");
+        let live = Arc::new(Live::load(&fixture.site).expect("loaded"));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("address");
         let engine_fault = Arc::new(Mutex::new(None));
@@ -58,8 +56,11 @@ impl Running {
                 Arc::new(move || fault.lock().expect("lock").clone())
             },
             changed: changed.clone(),
+            places: Arc::new(Places::new(8)),
+            live: watch::channel(live).1,
+            reload_fault: Fault::default(),
         };
-        let task = tokio::spawn(serve(listener, trust, tls, state, stopped));
+        let task = tokio::spawn(serve(listener, state, stopped));
         Running { fixture, address, engine_fault, changed, stop, task }
     }
 

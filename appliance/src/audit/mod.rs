@@ -60,6 +60,8 @@ pub enum EventKind {
     PeerQueried,
     /// The ledger's instance index was rebuilt or mended from the objects.
     IndexRebuilt,
+    /// Certificates, keys and revocation lists were read again, or could not be used (110113, 110137).
+    CertificatesReloaded,
 }
 
 impl EventKind {
@@ -89,6 +91,7 @@ impl EventKind {
             EventKind::ResultCommitted => "result-committed",
             EventKind::PeerQueried => "peer-queried",
             EventKind::IndexRebuilt => "index-rebuilt",
+            EventKind::CertificatesReloaded => "certificates-reloaded",
         }
     }
 }

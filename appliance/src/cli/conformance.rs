@@ -85,7 +85,8 @@ pub fn statement() -> String {
          Storage Commitment, Modality Performed Procedure Step or Instance Availability Notification (these in\n\
          Explicit and Implicit VR Little Endian), any UID under 1.2.840.10008.5.1.4.1.1, one of the\n\
          non-patient storage classes, or a private UID. Of the transfer syntaxes of a context the first that is\n\
-         in this table is accepted; data sets are kept as they come, without conversion.\n\n\
+         in this table is accepted, those of the peer's `transfer_syntaxes` before others; data sets are kept as\n\
+         they come, without conversion.\n\n\
          | transfer syntax | UID |\n|---|---|\n",
     );
     for (uid, name) in services::transfer_syntaxes() {
@@ -95,10 +96,14 @@ pub fn statement() -> String {
         "\n### Rejections\n\n\
          | result/source/reason | when |\n|---|---|\n\
          | 1/1/2 | the application context is not DICOM's |\n\
-         | 1/1/3 | the calling AE title does not belong to the certificate, or may not send |\n\
+         | 1/1/1 | the user identity that the site wants is missing, wrong or of an unsupported type |\n\
+         | 1/1/3 | the calling AE title does not belong to the certificate, may not send, or calls from outside its `networks` (PS3.8 has no reason for an address) |\n\
          | 1/1/7 | the called AE title is not ours |\n\
          | 1/2/2 | the protocol version is not 1 |\n\
-         | 2/3/2 | more associations than `dicom.max_associations` |\n\n\
+         | 2/3/1 | less of the disk is free than `store.congestion_mib` |\n\
+         | 2/3/2 | more associations than `dicom.max_associations`, or than the peer's own `max_associations` |\n\n\
+         Contexts of SOP classes outside a peer's `sop_classes` are refused with result 3; an association of\n\
+         which no context is acceptable is accepted with all of them refused, and is shown as a refusal.\n\n\
          ### C-STORE response status\n\n\
          | status | meaning |\n|---|---|\n\
          | 0000 | the instance and its ledger entry are on disk; also for an identical instance received before, and for another instance under a known UID, which is kept beside the first and flagged |\n\
@@ -130,7 +135,12 @@ pub fn statement() -> String {
          ## 8 Security\n\n\
          TLS 1.2 and 1.3 by the BCP 195 RFC 8996, 9325 Secure Transport Connection Profile (PS3.15 B.12), with a\n\
          client certificate required, on a port of its own. Calling AE titles are bound to certificates. DICOM\n\
-         without TLS is off unless the site file turns it on. User identity negotiation is not supported.\n",
+         without TLS is off unless the site file turns it on.\n\n\
+         User identity (PS3.7 D.3.3.7): types 1 (username) and 2 (username and passcode), inside TLS only, where the\n\
+         site file names one for the peer; a positive response is sent where it is asked for. Other types, and\n\
+         identities that the site does not want, are ignored.\n\n\
+         Certificates are checked against the revocation lists of `appliance.tls.crl`, those known by a pin too;\n\
+         a revoked one is refused by the alert certificate_revoked. OCSP is not asked.\n",
     );
     out
 }

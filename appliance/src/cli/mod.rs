@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod demo;
 mod files;
 pub mod orders;
+pub mod peers;
 pub mod phantom;
 mod place;
 mod print;

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -26,7 +27,7 @@ use crate::dicom::peer::{RemoteAe, Stream};
 use crate::dicom::query::{self, Found, Level, QueryError};
 use crate::dicom::retrieve::{self, Retrieved, Sink, Wanted};
 use crate::dicom::status;
-use crate::dicom::tls;
+use crate::dicom::tls::live::Live;
 use crate::dicom::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 use crate::phi::Phi;
 
@@ -174,8 +175,9 @@ fn remote(place: &Place, name: &str, (capability, word): (Capability, &str)) -> 
     if !peer.may.contains(&capability) {
         bail!("peer \"{name}\" is not to be asked: add \"{word}\" to `may` of [[peer]] \"{name}\"");
     }
-    let (identity, roots) = tls::load(&site.file.appliance.tls)?;
-    RemoteAe::of_site(site, peer, &identity, roots.as_ref())?
+    // Its sender goes at once: what was read now is what this call goes by.
+    let (_, live) = tokio::sync::watch::channel(Arc::new(Live::load(site)?));
+    RemoteAe::of_site(site, peer, &live)
         .ok_or_else(|| anyhow!("peer \"{name}\" has no address: add `address` to [[peer]] \"{name}\""))
 }
 

@@ -26,7 +26,7 @@ use crate::dicom::services::{
     STORAGE_COMMITMENT_INSTANCE,
 };
 use crate::dicom::status;
-use crate::dicom::tls::TlsError;
+use crate::dicom::tls::live::Live;
 use crate::phi::Phi;
 use crate::store::deliveries::{self, ToCommit};
 use crate::store::ledger::{Ledger, LedgerError};
@@ -46,18 +46,22 @@ pub struct Asker {
 
 impl Asker {
     /// For a destination with `commit = true`; `None` for all others.
-    pub fn new(config: &Config, destination: &Destination, queue: &Queue) -> Result<Option<Self>, TlsError> {
-        let Some(dicom) = destination.dicom.as_ref().filter(|dicom| dicom.commit) else { return Ok(None) };
-        let Some(peer) = config.site.peer(&dicom.peer) else { return Ok(None) };
-        let ae = RemoteAe::of_site(&config.site, peer, &config.identity, config.roots.as_ref())?;
-        Ok(ae.map(|ae| Asker {
+    pub fn new(
+        config: &Config,
+        destination: &Destination,
+        queue: &Queue,
+        live: &watch::Receiver<Arc<Live>>,
+    ) -> Option<Self> {
+        let dicom = destination.dicom.as_ref().filter(|dicom| dicom.commit)?;
+        let peer = config.site.peer(&dicom.peer)?;
+        RemoteAe::of_site(&config.site, peer, live).map(|ae| Asker {
             destination: destination.name.clone(),
             ae,
             ledger: queue.ledger.clone(),
             clock: queue.clock.clone(),
             backoff: queue.backoff,
             report_within: Duration::from_secs(config.site.file.deliver.commit_report_minutes * 60),
-        }))
+        })
     }
 
     /// Asks for what is due, until `stop` turns true.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lightbox_provisioning::site::{Destination, OnNegative, Site};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
 use super::hl7::OruSettings;
 use super::implicit;
@@ -15,7 +15,7 @@ use crate::dicom::dimse::{C_STORE_RQ, C_STORE_RSP, Command};
 use crate::dicom::peer::{self, Stream};
 use crate::dicom::services::{COMPREHENSIVE_3D_SR, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
 use crate::dicom::status;
-use crate::dicom::tls::{self, Known, OwnIdentity, TlsError};
+use crate::dicom::tls::live::Live;
 use crate::hl7::mllp::{self, AckPolicy, Disposition};
 use crate::phi::Phi;
 
@@ -60,7 +60,8 @@ pub struct Route {
     /// Name in the site file.
     pub name: String,
     address: String,
-    tls: Option<Arc<ClientConfig>>,
+    /// The newest certificates; `None` without TLS.
+    live: Option<watch::Receiver<Arc<Live>>>,
     connect: Duration,
     respond: Duration,
     kind: Kind,
@@ -73,21 +74,10 @@ enum Kind {
 
 impl Route {
     /// The way to a destination of the site file, whose check has made sure that it is whole.
-    pub fn new(
-        site: &Site,
-        destination: &Destination,
-        identity: &OwnIdentity,
-        roots: Option<&Arc<RootCertStore>>,
-    ) -> Result<Option<Self>, TlsError> {
+    pub fn new(site: &Site, destination: &Destination, live: watch::Receiver<Arc<Live>>) -> Option<Self> {
         let deliver = &site.file.deliver;
-        let client = |certificate: Option<&lightbox_provisioning::site::Certificate>| {
-            certificate
-                .and_then(Known::of)
-                .map(|known| tls::client_config(known, roots.cloned(), Some(identity)))
-                .transpose()
-        };
-        let (address, tls, kind) = if let Some(dicom) = &destination.dicom {
-            let Some(peer) = site.peer(&dicom.peer) else { return Ok(None) };
+        let (address, encrypted, kind) = if let Some(dicom) = &destination.dicom {
+            let peer = site.peer(&dicom.peer)?;
             let limits = Limits {
                 max_pdu: site.file.dicom.max_pdu_bytes,
                 artim: Duration::from_secs(site.file.dicom.artim_seconds),
@@ -98,7 +88,7 @@ impl Route {
                 called_ae: peer.ae_title.clone(),
                 limits,
             };
-            (peer.address.clone().unwrap_or_default(), client(peer.certificate.as_ref())?, kind)
+            (peer.address.clone().unwrap_or_default(), !peer.plaintext, kind)
         } else if let Some(hl7) = &destination.hl7 {
             let policy = |on: OnNegative| match on {
                 OnNegative::Retry => mllp::OnNegative::Retry,
@@ -113,18 +103,18 @@ impl Route {
                     await_application: hl7.enhanced_wait_for_application,
                 },
             };
-            (hl7.address.clone(), client(hl7.certificate.as_ref())?, kind)
+            (hl7.address.clone(), hl7.tls, kind)
         } else {
-            return Ok(None);
+            return None;
         };
-        Ok(Some(Route {
+        Some(Route {
             name: destination.name.clone(),
             address,
-            tls,
+            live: encrypted.then_some(live),
             connect: Duration::from_secs(deliver.connect_timeout_seconds),
             respond: Duration::from_secs(deliver.response_timeout_seconds),
             kind,
-        }))
+        })
     }
 
     /// Longest time that one try can take; a lease must outlast it.
@@ -147,7 +137,14 @@ impl Route {
 
     /// Connects, with TLS where the site file says so.
     pub(super) async fn connect(&self) -> Result<Stream, Reason> {
-        peer::open(&self.address, self.tls.as_ref(), self.connect)
+        let config = match &self.live {
+            None => None,
+            Some(live) => {
+                let config = live.borrow().clients.get(&self.name).cloned();
+                Some(config.ok_or_else(|| Reason::plain("TLS: the site file names no certificate"))?)
+            }
+        };
+        peer::open(&self.address, config.as_ref(), self.connect)
             .await
             .map_err(|error| Reason::plain(error.to_string()))
     }

@@ -7,13 +7,14 @@
 //! request, decides with everything it knows, and answers.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason, AssociationAC, AssociationRQ, PDataValue, PDataValueType, Pdu,
     PresentationContextProposed, PresentationContextResult, PresentationContextResultReason, RequestorRoles,
-    UserVariableItem,
+    UserIdentity, UserIdentityType, UserVariableItem,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -24,14 +25,52 @@ use super::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 
 /// The DICOM application context (PS3.7 A.2.1), the only one there is.
 pub const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
+/// Item type of the answer to a user identity (PS3.7 D.3.3.7.2).
+const USER_IDENTITY_AC: u8 = 0x59;
 /// Largest PDU that we send, whatever the peer would take.
 const SEND_PDU_MAX: u32 = 256 * 1024;
 
-/// An association that a peer has asked for, not yet answered.
-#[derive(Debug)]
+/// An association that a peer has asked for, not yet answered. It may hold the peer's passcode, so it
+/// has no `Debug` that shows the request.
 pub struct Requested<S> {
     pdus: PduStream<S>,
     request: AssociationRQ,
+    identity_accepted: bool,
+}
+
+impl<S> fmt::Debug for Requested<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Requested").finish_non_exhaustive()
+    }
+}
+
+/// A proposed presentation context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// SOP class.
+    pub abstract_syntax: String,
+    /// Transfer syntaxes, in the peer's order.
+    pub transfer_syntaxes: Vec<String>,
+}
+
+/// The user identity that a request carries (PS3.7 D.3.3.7). Never shown: it may hold a passcode.
+#[derive(Clone, PartialEq, Eq)]
+pub enum ShownIdentity {
+    /// Type 1, or type 2 with its passcode.
+    User {
+        /// The username's bytes (UTF-8).
+        username: Vec<u8>,
+        /// The passcode's bytes (UTF-8); `None` for type 1.
+        passcode: Option<Vec<u8>>,
+    },
+    /// Kerberos, SAML or JSON web token: not supported.
+    Other,
+}
+
+impl fmt::Debug for ShownIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ShownIdentity(…)")
+    }
 }
 
 /// Judges a proposed presentation context: the transfer syntax to use, or why not.
@@ -59,7 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Requested<S> {
     pub async fn read(stream: S, limits: Limits) -> Result<Self, AssociationError> {
         let mut pdus = PduStream::new(stream, limits);
         match pdus.next_control(limits.artim, "A-ASSOCIATE-RQ").await {
-            Ok(Pdu::AssociationRQ(request)) => Ok(Requested { pdus, request }),
+            Ok(Pdu::AssociationRQ(request)) => Ok(Requested { pdus, request, identity_accepted: false }),
             Ok(Pdu::AbortRQ { source }) => Err(AssociationError::Aborted(abort_words(&source))),
             Ok(other) => {
                 abort(&mut pdus, AbortRQServiceProviderReason::UnexpectedPdu).await;
@@ -80,6 +119,54 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Requested<S> {
     /// Called AE title, without padding.
     pub fn called_ae(&self) -> &str {
         self.request.called_ae_title.trim()
+    }
+
+    /// The presentation contexts that the peer proposes.
+    pub fn proposals(&self) -> Vec<Proposal> {
+        let proposed = self.request.presentation_contexts.iter();
+        proposed
+            .map(|context| Proposal {
+                abstract_syntax: context.abstract_syntax.trim_end_matches('\0').to_owned(),
+                transfer_syntaxes: context.transfer_syntaxes.clone(),
+            })
+            .collect()
+    }
+
+    fn identity_item(&self) -> Option<&UserIdentity> {
+        self.request.user_variables.iter().find_map(|item| match item {
+            UserVariableItem::UserIdentityItem(identity) => Some(identity),
+            _ => None,
+        })
+    }
+
+    /// The user identity that the request carries.
+    pub fn identity(&self) -> Option<ShownIdentity> {
+        let item = self.identity_item()?;
+        Some(match item.identity_type() {
+            UserIdentityType::Username => {
+                ShownIdentity::User { username: item.primary_field(), passcode: None }
+            }
+            UserIdentityType::UsernamePassword => {
+                ShownIdentity::User { username: item.primary_field(), passcode: Some(item.secondary_field()) }
+            }
+            _ => ShownIdentity::Other,
+        })
+    }
+
+    /// Says that the user identity was checked and is right: the answer confirms it where the peer
+    /// has asked for that (PS3.7 D.3.3.7.2).
+    pub fn accept_identity(&mut self) {
+        self.identity_accepted = self.identity_item().is_some_and(UserIdentity::positive_response_requested);
+    }
+
+    /// Announces, and takes, PDUs of at most this length.
+    pub fn set_max_pdu(&mut self, max_pdu: u32) {
+        self.pdus.limits.max_pdu = max_pdu;
+    }
+
+    /// The stream beneath.
+    pub fn stream_mut(&mut self) -> &mut S {
+        &mut self.pdus.stream
     }
 
     /// What is wrong with the request, whoever sent it.
@@ -147,13 +234,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Requested<S> {
                 roles.insert(class, given);
             }
         }
+        let mut user_variables = our_variables(self.pdus.limits.max_pdu, &roles);
+        if self.identity_accepted {
+            // User Identity Negotiation (AC): a server response of length 0, as for types 1 and 2.
+            user_variables.push(UserVariableItem::Unknown(USER_IDENTITY_AC, vec![0, 0]));
+        }
         let answer = Pdu::AssociationAC(AssociationAC {
             protocol_version: 1,
             calling_ae_title: self.request.calling_ae_title.clone(),
             called_ae_title: self.request.called_ae_title.clone(),
             application_context_name: APPLICATION_CONTEXT.into(),
             presentation_contexts: results,
-            user_variables: our_variables(self.pdus.limits.max_pdu, &roles),
+            user_variables,
         });
         self.pdus.send(&answer).await?;
         let peer_max = peer_max_pdu(&self.request.user_variables);

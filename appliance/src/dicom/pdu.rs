@@ -86,6 +86,8 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// No reason given: the user identity is missing or wrong.
+    pub const NO_REASON: Rejection = Rejection { result: 1, source: 1, reason: 1 };
     /// The application context name is not supported.
     pub const APPLICATION_CONTEXT: Rejection = Rejection { result: 1, source: 1, reason: 2 };
     /// The calling AE title is not recognized.
@@ -94,8 +96,15 @@ impl Rejection {
     pub const CALLED_AE: Rejection = Rejection { result: 1, source: 1, reason: 7 };
     /// The protocol version is not supported.
     pub const PROTOCOL_VERSION: Rejection = Rejection { result: 1, source: 2, reason: 2 };
+    /// No room for what the peer would send: come back later.
+    pub const CONGESTION: Rejection = Rejection { result: 2, source: 3, reason: 1 };
     /// More associations than we take at once: come back later.
     pub const LOCAL_LIMIT: Rejection = Rejection { result: 2, source: 3, reason: 2 };
+
+    /// The three numbers, e.g. `1/1/3`.
+    pub fn numbers(&self) -> String {
+        format!("{}/{}/{}", self.result, self.source, self.reason)
+    }
 
     /// Whether trying again later may help.
     pub fn is_transient(&self) -> bool {

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lightbox_provisioning::site::{Peer, Site};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::association::{Association, AssociationError, Limits, Roles};
-use super::tls::{self, Known, OwnIdentity, TlsError};
+use super::tls::{self, live::Live};
 
 /// A connection, encrypted or not.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -31,6 +32,9 @@ pub enum PeerError {
     /// No TCP connection in time.
     #[error("cannot connect: no answer in time")]
     NoAnswer,
+    /// The site file does not say how the peer's certificate is known.
+    #[error("TLS: the site file names no certificate of this peer")]
+    NoCertificate,
     /// The TLS handshake failed.
     #[error("TLS: {0}")]
     Tls(std::io::Error),
@@ -73,8 +77,8 @@ pub struct RemoteAe {
     pub called_ae: String,
     /// Our AE title.
     pub calling_ae: String,
-    /// `None` calls without TLS.
-    pub tls: Option<Arc<ClientConfig>>,
+    /// The newest certificates and keys; `None` calls without TLS.
+    pub tls: Option<watch::Receiver<Arc<Live>>>,
     /// Sizes and deadlines of the association.
     pub limits: Limits,
     /// Time to connect, and again for the TLS handshake.
@@ -87,26 +91,15 @@ pub struct RemoteAe {
 
 impl RemoteAe {
     /// A peer of the site file; `None` if it has no address.
-    pub fn of_site(
-        site: &Site,
-        peer: &Peer,
-        identity: &OwnIdentity,
-        roots: Option<&Arc<RootCertStore>>,
-    ) -> Result<Option<Self>, TlsError> {
-        let Some(address) = peer.address.clone() else { return Ok(None) };
-        let tls = peer
-            .certificate
-            .as_ref()
-            .and_then(Known::of)
-            .map(|known| tls::client_config(known, roots.cloned(), Some(identity)))
-            .transpose()?;
+    pub fn of_site(site: &Site, peer: &Peer, live: &watch::Receiver<Arc<Live>>) -> Option<Self> {
+        let address = peer.address.clone()?;
         let (dicom, deliver) = (&site.file.dicom, &site.file.deliver);
-        Ok(Some(RemoteAe {
+        Some(RemoteAe {
             name: peer.name.clone(),
             address,
             called_ae: peer.ae_title.clone(),
             calling_ae: site.file.appliance.ae_title.clone(),
-            tls,
+            tls: (!peer.plaintext).then(|| live.clone()),
             limits: Limits {
                 max_pdu: dicom.max_pdu_bytes,
                 artim: Duration::from_secs(dicom.artim_seconds),
@@ -115,7 +108,7 @@ impl RemoteAe {
             connect: Duration::from_secs(deliver.connect_timeout_seconds),
             deadline: Duration::from_secs(site.file.query.deadline_seconds),
             retrieve_deadline: Duration::from_secs(site.file.query.retrieve_deadline_seconds),
-        }))
+        })
     }
 
     /// An association for these abstract syntaxes with their transfer syntaxes.
@@ -132,7 +125,14 @@ impl RemoteAe {
         contexts: &[(String, Vec<String>)],
         roles: &BTreeMap<String, Roles>,
     ) -> Result<Association<Stream>, PeerError> {
-        let stream = open(&self.address, self.tls.as_ref(), self.connect).await?;
+        let config = match &self.tls {
+            None => None,
+            Some(live) => {
+                let config = live.borrow().peer_clients.get(&self.name).cloned();
+                Some(config.ok_or(PeerError::NoCertificate)?)
+            }
+        };
+        let stream = open(&self.address, config.as_ref(), self.connect).await?;
         let (calling, called) = (&self.calling_ae, &self.called_ae);
         Ok(Association::request_with_roles(stream, calling, called, contexts, roles, self.limits).await?)
     }

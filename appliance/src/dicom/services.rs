@@ -107,6 +107,11 @@ pub fn is_storage(abstract_syntax: &str) -> bool {
         || !abstract_syntax.starts_with("1.2.840.10008.")
 }
 
+/// The refusal of a context whose SOP class may not be used.
+pub fn not_supported() -> PresentationContextResultReason {
+    PresentationContextResultReason::AbstractSyntaxNotSupported
+}
+
 /// What a peer that opens an association may do in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {

@@ -26,6 +26,7 @@ use crate::dicom::services::{
 use crate::dicom::status;
 use crate::store::commitments::{self, Due, Told};
 use crate::store::ledger::{Ledger, LedgerError};
+use crate::store::objects::Objects;
 
 /// How long a peer that has asked may stay silent before the report goes over its own association.
 /// Most release at once, and would take a message of ours for a fault.
@@ -38,6 +39,8 @@ const HELD: Duration = Duration::from_secs(120);
 pub struct Commitments {
     /// Where requests are kept.
     pub ledger: Ledger,
+    /// What the box holds: asked through the index, which follows the acknowledgement.
+    pub objects: Objects,
     /// For the waits.
     pub clock: SharedClock,
     /// When a report is tried again.
@@ -92,6 +95,7 @@ impl Commitments {
         id: i64,
     ) -> Result<Option<Due>, AssociationError> {
         let next_ms = self.later(HELD);
+        self.objects.settled().await;
         let due = match self.ledger.write(move |writer| commitments::report(writer, id, next_ms)).await {
             Ok(Some(due)) => due,
             Ok(None) => return Ok(None),
@@ -205,6 +209,7 @@ impl Commitments {
 
     async fn report_anew(&self, peer: &str, id: i64) {
         let next_ms = self.later(HELD);
+        self.objects.settled().await;
         let due = match self.ledger.write(move |writer| commitments::report(writer, id, next_ms)).await {
             Ok(Some(due)) => due,
             Ok(None) => return,

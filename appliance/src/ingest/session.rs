@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::announce;
 use super::commitment::{Commitments, SILENCE};
+use super::listener::policy::PeerPolicy;
 use super::receive::{Receiver, Sender};
 use super::status::of_service_error;
 use crate::dicom::association::{Association, AssociationError, Incoming, Requested};
@@ -27,7 +28,6 @@ use crate::store::deliveries;
 pub struct Services {
     receiver: Receiver,
     commitments: Commitments,
-    permissions: Arc<BTreeMap<String, Permissions>>,
     /// The destinations that report to us what they commit to, by peer.
     committing: Arc<BTreeMap<String, Vec<String>>>,
 }
@@ -35,38 +35,31 @@ pub struct Services {
 impl Services {
     /// The services with the site's permissions.
     pub fn new(site: &Site, receiver: Receiver, commitments: Commitments) -> Self {
-        let permissions =
-            site.file.peer.iter().map(|peer| (peer.name.clone(), Permissions::of(site, peer))).collect();
         let mut committing: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for destination in &site.file.destination {
             if let Some(dicom) = destination.dicom.as_ref().filter(|dicom| dicom.commit) {
                 committing.entry(dicom.peer.clone()).or_default().push(destination.name.clone());
             }
         }
-        Services {
-            receiver,
-            commitments,
-            permissions: Arc::new(permissions),
-            committing: Arc::new(committing),
-        }
+        Services { receiver, commitments, committing: Arc::new(committing) }
     }
 
     /// Accepts the association and serves its messages until it is released; an error ends it.
     pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         requested: Requested<S>,
+        peer: &PeerPolicy,
         sender: &Sender,
     ) -> Result<(), AssociationError> {
-        let permissions = self.permissions.get(&sender.peer).copied().unwrap_or_default();
         let mut association = requested
             .accept_with_roles(
-                |class, syntaxes| permissions.judge(class, syntaxes),
-                |class, proposed| permissions.judge_roles(class, proposed),
+                |class, syntaxes| peer.judge(class, syntaxes),
+                |class, proposed| peer.judge_roles(class, proposed),
             )
             .await?;
         let mut reports = Reports::default();
         let ended = loop {
-            match self.step(&mut association, sender, &mut reports).await {
+            match self.step(&mut association, peer.permissions(), sender, &mut reports).await {
                 Ok(true) => {}
                 Ok(false) => break association.answer_release().await,
                 Err(error) => {
@@ -86,6 +79,7 @@ impl Services {
     async fn step<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         association: &mut Association<S>,
+        may: Permissions,
         sender: &Sender,
         reports: &mut Reports,
     ) -> Result<bool, AssociationError> {
@@ -105,7 +99,9 @@ impl Services {
                 }
                 return Ok(true);
             }
-            _ if command.is_request() => self.serve(association, context, &command, sender, reports).await?,
+            _ if command.is_request() => {
+                self.serve(association, context, &command, may, sender, reports).await?
+            }
             _ => {
                 let (found, expected) = ("a response to nothing", "a request");
                 return Err(AssociationError::Unexpected { found, expected });
@@ -121,6 +117,7 @@ impl Services {
         association: &mut Association<S>,
         context: u8,
         command: &Command,
+        may: Permissions,
         sender: &Sender,
         reports: &mut Reports,
     ) -> Result<Command, AssociationError> {
@@ -152,7 +149,6 @@ impl Services {
             return Ok(command.response(status::PROCESSING_FAILURE, Some(comment)));
         };
         let peer = sender.peer.as_str();
-        let may = self.permissions.get(peer).copied().unwrap_or_default();
         Ok(match service {
             (N_CREATE_RQ, PROCEDURE_STEP) => {
                 announce::begin_step(&self.receiver, peer, command, &data_set).await

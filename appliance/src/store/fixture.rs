@@ -100,7 +100,7 @@ impl Fixture {
             .expect("inserted");
     }
 
-    fn indexed(&self, study: u32, series: u32, number: u32, body_part: &str) -> Indexed {
+    fn indexed(&self, study: u32, series: u32, number: u32, body_part: &str) -> Entry {
         let data_set = instance(Some(study), series, number, body_part, b"pixels");
         let receipt = Receipt {
             sop_class_uid: fixture::image(series, number, 1).sop_class_uid,
@@ -113,10 +113,8 @@ impl Fixture {
         };
         let length = data_set.len() as u64;
         let (header, damage) = header::scan(Cursor::new(&data_set), length, &receipt.transfer_syntax);
-        use sha2::Digest as _;
-        let name: String = sha2::Sha256::digest(&data_set).iter().map(|byte| format!("{byte:02x}")).collect();
-        let id = ObjectId::parse(&name).expect("a digest");
-        Indexed::new(id, receipt, length, &header, damage.as_ref(), &self.identity).expect("identified")
+        let digest = Digest::of(&receipt.transfer_syntax, &data_set);
+        Entry::new(&digest, receipt, length, &header, damage.as_ref(), &self.identity).expect("identified")
     }
 
     /// Lets the quiet timer run out.
@@ -144,9 +142,10 @@ impl Fixture {
     /// Lets the quiet timer run out under these rules.
     pub fn close_by(&self, rules: &str) -> Vec<Closed> {
         self.clock.advance(Duration::from_secs(61));
-        let rules = self.rules(rules);
+        let site = self.site_with(rules);
+        let (rules, policy) = (RuleSet::compile(&site).expect("rules"), Policy::of(&site));
         self.ledger
-            .write_blocking(move |writer| completion::close_due(writer, 60_000, &rules))
+            .write_blocking(move |writer| completion::close_due(writer, &policy, &rules))
             .expect("closed")
     }
 

@@ -330,6 +330,8 @@ pub struct RefusalLine {
     pub calling_ae: String,
     /// Address.
     pub address: String,
+    /// How: `1/1/3` (result, source and reason of PS3.8 §9.3.4), `context 3`, `TLS`, or empty.
+    pub code: String,
     /// Why.
     pub reason: String,
     /// What to do.
@@ -348,8 +350,8 @@ pub fn refusals(
     each: usize,
 ) -> Result<BTreeMap<String, Vec<RefusalLine>>, LedgerError> {
     let mut statement = connection.prepare_cached(
-        "SELECT peer, calling_ae, address, reason, remedy, count(*), min(at), max(at) FROM refusals
-         GROUP BY peer, calling_ae, address, reason, remedy ORDER BY max(at) DESC",
+        "SELECT peer, calling_ae, address, reason, remedy, count(*), min(at), max(at), code FROM refusals
+         GROUP BY peer, calling_ae, address, code, reason, remedy ORDER BY max(at) DESC",
     )?;
     let lines = statement.query_map([], |row| {
         Ok(RefusalLine {
@@ -361,6 +363,7 @@ pub fn refusals(
             count: row.get(5)?,
             first_at: row.get(6)?,
             last_at: row.get(7)?,
+            code: row.get(8)?,
         })
     })?;
     let mut by_peer: BTreeMap<String, Vec<RefusalLine>> = BTreeMap::new();
@@ -372,6 +375,30 @@ pub fn refusals(
         }
     }
     Ok(by_peer)
+}
+
+/// The certificate that a peer showed last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertificateLine {
+    /// SHA-256 fingerprint, hex.
+    pub sha256: String,
+    /// When it expires.
+    pub not_after: i64,
+    /// When it was shown.
+    pub seen_at: i64,
+}
+
+/// The certificate that each peer showed last, by peer.
+pub fn peer_certificates(connection: &Connection) -> Result<BTreeMap<String, CertificateLine>, LedgerError> {
+    Ok(connection
+        .prepare_cached("SELECT peer, sha256, not_after, seen_at FROM peer_certificates")?
+        .query_map([], |row| {
+            Ok((
+                row.get(0)?,
+                CertificateLine { sha256: row.get(1)?, not_after: row.get(2)?, seen_at: row.get(3)? },
+            ))
+        })?
+        .collect::<rusqlite::Result<_>>()?)
 }
 
 /// Instances looked at to find out when a peer last sent something; bounds the query.

@@ -348,4 +348,14 @@ CREATE TABLE rule_sets (
 );
 CREATE INDEX rule_sets_by_revision ON rule_sets (revision);
 "#,
+    // Association policy: how a caller was refused, and which certificate each peer showed last.
+    r#"
+ALTER TABLE refusals ADD COLUMN code TEXT NOT NULL DEFAULT ''; -- 1/1/3 | context 3 | TLS
+CREATE TABLE peer_certificates (
+    peer            TEXT PRIMARY KEY,       -- name in the site file
+    sha256          TEXT NOT NULL,          -- fingerprint, hex
+    not_after       INTEGER NOT NULL,       -- when it expires
+    seen_at         INTEGER NOT NULL
+);
+"#,
 ];

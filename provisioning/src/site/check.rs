@@ -143,6 +143,7 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
         ("store.reserve_mib", file.store.reserve_mib, 1, 1_048_576),
         ("store.segment_mib", file.store.segment_mib, 4, 1024),
         ("store.segments_mib", file.store.segments_mib, 8, 1_048_576),
+        ("store.congestion_mib", file.store.congestion_mib, 0, 1_073_741_824),
         ("timers.quiet_seconds", file.timers.quiet_seconds, 1, 86_400),
         ("timers.longest_seconds", file.timers.longest_seconds, 1, 86_400),
         ("timers.settle_seconds", file.timers.settle_seconds, 1, 600),
@@ -174,7 +175,7 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
 
 /// AE titles: 1 to 16 characters of the default repertoire, no backslash, no control characters,
 /// and no leading or trailing space (it would be lost on the wire, PS3.5 §6.2).
-fn ae_title(key: &str, value: &str, problems: &mut Problems<'_>) {
+pub(super) fn ae_title(key: &str, value: &str, problems: &mut Problems<'_>) {
     let valid = (1..=16).contains(&value.len())
         && value.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'\\')
         && value.trim() == value;
@@ -224,6 +225,7 @@ fn check_peers(file: &SiteFile, problems: &mut Problems<'_>) {
         if let Some(address) = &peer.address {
             host_and_port(&format!("{key}.address"), address, problems);
         }
+        super::peers::policy(&key, peer, problems);
         match (&peer.certificate, peer.plaintext) {
             (None, false) => problems.add(
                 format!("{key}.certificate"),
@@ -405,6 +407,11 @@ fn join_paths(file: &mut SiteFile, folder: &Path) {
     join(&mut file.appliance.tls.certificate);
     join(&mut file.appliance.tls.key);
     file.appliance.tls.authorities.iter_mut().for_each(join);
+    file.appliance.tls.crl.iter_mut().for_each(join);
+    file.peer
+        .iter_mut()
+        .filter_map(|peer| peer.user_identity.as_mut()?.passcode_file.as_mut())
+        .for_each(join);
     file.infer.onnxruntime.iter_mut().for_each(join);
     file.model.iter_mut().for_each(|model| join(&mut model.bundle));
 }

@@ -7,20 +7,25 @@
 mod check;
 mod completion;
 mod locate;
+mod networks;
+mod peers;
 pub mod raw;
 mod reference;
 mod routing;
+mod sop_classes;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use check::parse_fingerprint;
 pub use completion::field_name;
+pub use networks::Network;
 pub use raw::*;
 pub use reference::reference_markdown;
 pub use routing::{
     Day, Edits, Schedule, SetKind, longest, parse_time_of_day, parse_transcode, parse_utc_offset,
 };
+pub use sop_classes::{is_sop_class_entry, sop_class_fits, sop_class_words};
 
 /// A site file that passed every check of its text.
 #[derive(Clone, Debug)]

@@ -99,6 +99,28 @@ pub struct Tls {
     /// Needed by every peer that is not pinned.
     #[serde(default)]
     pub authorities: Vec<PathBuf>,
+    /// Certificate revocation lists, PEM or DER, of the authorities or of whoever issued a pinned
+    /// certificate. A certificate that one of them lists is refused, however it is known. These files,
+    /// the certificate, the key, the authorities and the peers' and operators' `certificate` entries
+    /// are read again when they change, and on SIGHUP; open associations go on.
+    #[serde(default)]
+    pub crl: Vec<PathBuf>,
+    /// What to do when a revocation list is past its next update: `warn` goes on with the list as it
+    /// is, so that a forgotten update stops no images; `refuse` takes no certificate of its issuer
+    /// until a newer list is there.
+    #[serde(default)]
+    pub expired_crl: ExpiredCrl,
+}
+
+/// What to do when a revocation list is past its next update.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpiredCrl {
+    /// Go on with the list as it is, and warn.
+    #[default]
+    Warn,
+    /// Take no certificate of its issuer.
+    Refuse,
 }
 
 /// `[dicom]`: the DICOM listener and its limits.
@@ -166,11 +188,14 @@ pub struct Store {
     /// Disk space that the segments take all the time, in MiB: about what comes in one burst, before
     /// the instances are moved into files of their own. More is taken when needed, and given back.
     pub segments_mib: u64,
+    /// Free space below which new associations of senders are rejected as temporary congestion
+    /// (2/3/1), in MiB; those that are open go on. 0 never rejects.
+    pub congestion_mib: u64,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Store { reserve_mib: 256, segment_mib: 64, segments_mib: 1024 }
+        Store { reserve_mib: 256, segment_mib: 64, segments_mib: 1024, congestion_mib: 1024 }
     }
 }
 
@@ -360,6 +385,45 @@ pub struct Peer {
     /// Talk to it without TLS. Needs `dicom.allow_plaintext = true`.
     #[serde(default)]
     pub plaintext: bool,
+    /// More AE titles that it may call with, besides `ae_title`.
+    #[serde(default)]
+    pub more_ae_titles: Vec<String>,
+    /// Networks or addresses that it may call from, e.g. `["10.1.0.0/16", "fd00::/8"]`. Empty: from
+    /// everywhere. From elsewhere it is rejected as an unknown calling AE (1/1/3).
+    #[serde(default)]
+    pub networks: Vec<String>,
+    /// Storage SOP classes that it may send: UIDs, or `cr`, `ct`, `dx`, `mg`, `mr`, `nm`, `pet`, `rt`,
+    /// `sc`, `seg`, `sr`, `us`, `xa`, `private`. Empty: all. Contexts of other classes are refused
+    /// (abstract syntax not supported, 3).
+    #[serde(default)]
+    pub sop_classes: Vec<String>,
+    /// Transfer Syntax UIDs in the order in which we choose among those that it proposes in a context.
+    /// The rest come after them, in its own order.
+    #[serde(default)]
+    pub transfer_syntaxes: Vec<String>,
+    /// Associations that it may have at once; one more is rejected as a local limit (2/3/2). Without
+    /// it only `dicom.max_associations` counts.
+    pub max_associations: Option<u32>,
+    /// How fast we read from it, all its associations together, in MiB a second. Without it: as fast as
+    /// it sends.
+    pub throttle_mib_per_second: Option<u32>,
+    /// Longest PDU that we accept from it, in bytes, 4096 to 1048576. Without it: `dicom.max_pdu_bytes`.
+    pub max_pdu_bytes: Option<u32>,
+    /// A user identity that it must send (PS3.7 D.3.3.7, types 1 and 2), besides its certificate. Without
+    /// it, or with another, it is rejected (1/1/1).
+    pub user_identity: Option<UserIdentity>,
+}
+
+/// `peer.user_identity`: whom a peer must say it is.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UserIdentity {
+    /// The username. Case counts.
+    pub username: String,
+    /// SHA-256 of the passcode, hex, as `printf %s PASSCODE | sha256sum` prints it.
+    pub passcode_sha256: Option<String>,
+    /// A file with the passcode, its last line end not counted. Without either, the username is enough.
+    pub passcode_file: Option<PathBuf>,
 }
 
 fn default_may() -> Vec<Capability> {

@@ -6,6 +6,8 @@ use maud::{Markup, html};
 
 use super::{Page, bytes, counted, digest, duration, state};
 use crate::admin::ModelLine;
+use crate::clock::utc_text;
+use crate::dicom::tls::live::{Expiry, URGENT_MS, WARN_MS};
 use crate::store::queries::{ByState, Counts, DeliveryLine, RefusalLine, StudyLine};
 
 /// What the overview shows.
@@ -20,6 +22,10 @@ pub struct Health {
     pub problems: Vec<StudyLine>,
     /// The last refusal of each caller.
     pub refusals: BTreeMap<String, Vec<RefusalLine>>,
+    /// What expires when.
+    pub expiries: Vec<Expiry>,
+    /// Why the newest files of certificates are not in use, where they are not.
+    pub reload_fault: Option<String>,
     /// The models.
     pub models: Vec<ModelLine>,
     /// Free space of the store.
@@ -82,6 +88,13 @@ pub fn overview(page: &Page<'_>, health: &Health) -> Markup {
                 }
             }
         }
+        @if let Some(fault) = &health.reload_fault {
+            div.banner.bad {
+                strong { "The changed certificates are not in use, the old ones are" }
+                p.words { (fault) }
+            }
+        }
+        (expiring(page, &health.expiries))
         section.card {
             h2 { "Models" }
             (models(&health.models))
@@ -91,6 +104,33 @@ pub fn overview(page: &Page<'_>, health: &Health) -> Markup {
         }
     };
     page.frame("Health", "/", Some(30), &content)
+}
+
+/// What expires within the next 30 days, or has expired.
+fn expiring(page: &Page<'_>, expiries: &[Expiry]) -> Markup {
+    let mut soon: Vec<&Expiry> =
+        expiries.iter().filter(|expiry| expiry.not_after_ms - page.now_ms < WARN_MS).collect();
+    soon.sort_by_key(|expiry| expiry.not_after_ms);
+    html! {
+        @if !soon.is_empty() { section.card {
+            h2 { "Expires soon" }
+            div.scroll { table {
+                tr { th { "What" } th { "When" } th { "Left" } }
+                @for expiry in soon {
+                    @let left = expiry.not_after_ms - page.now_ms;
+                    tr {
+                        td { (expiry.who) }
+                        td.time { (utc_text(expiry.not_after_ms)) }
+                        td {
+                            span class=(if left < URGENT_MS { "tag bad" } else { "tag warn" }) {
+                                @if left < 0 { "expired" } @else { (duration(left)) }
+                            }
+                        }
+                    }
+                }
+            } }
+        } }
+    }
 }
 
 /// Numbers by state; the ones that are 0 stay away.

@@ -5,15 +5,26 @@ use std::collections::BTreeMap;
 use lightbox_provisioning::site::{Capability, Peer};
 use maud::{Markup, html};
 
-use super::Page;
-use crate::store::queries::{RECENT_INSTANCES, RefusalLine};
+use super::{Page, digest};
+use crate::clock::utc_text;
+use crate::dicom::tls::live::{URGENT_MS, WARN_MS};
+use crate::store::queries::{CertificateLine, RECENT_INSTANCES, RefusalLine};
 
-/// The peers page. `received` says when each peer last sent an instance.
-pub fn peers(
-    page: &Page<'_>,
-    refusals: &BTreeMap<String, Vec<RefusalLine>>,
-    received: &BTreeMap<String, i64>,
-) -> Markup {
+/// What was heard of the peers, by their names; refused strangers by their addresses.
+pub struct Heard {
+    /// The last refusals.
+    pub refusals: BTreeMap<String, Vec<RefusalLine>>,
+    /// When each last sent an instance.
+    pub received: BTreeMap<String, i64>,
+    /// The certificate that each showed last.
+    pub certificates: BTreeMap<String, CertificateLine>,
+    /// Open associations; a peer without one is not named.
+    pub open: BTreeMap<String, u32>,
+}
+
+/// The peers page.
+pub fn peers(page: &Page<'_>, heard: &Heard) -> Markup {
+    let refusals = &heard.refusals;
     let known = |name: &str| page.site.file.peer.iter().any(|peer| peer.name == name);
     let unknown: Vec<RefusalLine> =
         refusals.iter().filter(|(name, _)| !known(name)).flat_map(|(_, lines)| lines.clone()).collect();
@@ -23,7 +34,7 @@ pub fn peers(
             " with TLS and their own certificate." }
         @for peer in &page.site.file.peer { section.card {
             h2 { (peer.name) }
-            (facts(page, peer, received.get(&peer.name).copied()))
+            (facts(page, peer, heard))
             @match refusals.get(&peer.name) {
                 Some(lines) => { h3 { "Last refusals" } (table(page, lines)) }
                 None => p.soft { "No refusal on record." },
@@ -37,7 +48,7 @@ pub fn peers(
     page.frame("Peers", "/peers", Some(30), &content)
 }
 
-fn facts(page: &Page<'_>, peer: &Peer, received: Option<i64>) -> Markup {
+fn facts(page: &Page<'_>, peer: &Peer, heard: &Heard) -> Markup {
     let destinations: Vec<&str> = page
         .site
         .file
@@ -49,13 +60,30 @@ fn facts(page: &Page<'_>, peer: &Peer, received: Option<i64>) -> Markup {
     let certificate = peer.certificate.clone().unwrap_or_default();
     html! {
         dl.facts {
-            dt { "AE title" } dd { code { (peer.ae_title) } }
+            dt { "AE title" } dd {
+                code { (peer.ae_title) }
+                @for title in &peer.more_ae_titles { ", " code { (title) } }
+            }
             dt { "Address" } dd { @match &peer.address { Some(address) => (address), None => span.soft { "none: it is never called" } } }
             dt { "Certificate" } dd {
                 @if peer.plaintext { span.tag.warn { "without TLS" } }
                 @if let Some(pin) = &certificate.sha256 { "pinned by its fingerprint " code { (pin) } }
                 @if let Some(pin) = &certificate.spki_sha256 { "pinned by its public key " code { (pin) } }
                 @if let Some(name) = &certificate.name { "issued by the site's authority for " code { (name) } }
+            }
+            @if let Some(seen) = heard.certificates.get(&peer.name) {
+                dt { "Showed last" } dd {
+                    (digest(&seen.sha256)) ", expires " (utc_text(seen.not_after)) " "
+                    @if seen.not_after - page.now_ms < URGENT_MS { span.tag.bad { "renew now" } }
+                    @else if seen.not_after - page.now_ms < WARN_MS { span.tag.warn { "renew soon" } }
+                }
+            }
+            @if !peer.networks.is_empty() { dt { "Calls from" } dd { (peer.networks.join(", ")) } }
+            @if !peer.sop_classes.is_empty() { dt { "SOP classes" } dd { (peer.sop_classes.join(", ")) } }
+            @if let Some(identity) = &peer.user_identity { dt { "User identity" } dd { (identity.username) } }
+            dt { "Associations" } dd {
+                (heard.open.get(&peer.name).copied().unwrap_or_default()) " open"
+                @if let Some(max) = peer.max_associations { " of " (max) }
             }
             dt { "May" } dd {
                 @if peer.may.contains(&Capability::Send) { span.tag { "send to us" } " " }
@@ -66,8 +94,8 @@ fn facts(page: &Page<'_>, peer: &Peer, received: Option<i64>) -> Markup {
                 @if peer.may.contains(&Capability::Commit) { span.tag { "ask for commitment" } }
             }
             @if !destinations.is_empty() { dt { "Destination" } dd { a href="/queue" { (destinations.join(", ")) } } }
-            dt { "Last instance" } dd { @match received {
-                Some(at) => (page.time(at)),
+            dt { "Last instance" } dd { @match heard.received.get(&peer.name) {
+                Some(at) => (page.time(*at)),
                 None => span.soft { "none among the last " (RECENT_INSTANCES) },
             } }
         }
@@ -77,12 +105,13 @@ fn facts(page: &Page<'_>, peer: &Peer, received: Option<i64>) -> Markup {
 fn table(page: &Page<'_>, lines: &[RefusalLine]) -> Markup {
     html! {
         div.scroll { table {
-            tr { th { "Last" } th.number { "Times" } th { "From" } th { "AE" } th { "Why" } th { "Remedy" } }
+            tr { th { "Last" } th.number { "Times" } th { "From" } th { "AE" } th { "Code" } th { "Why" } th { "Remedy" } }
             @for line in lines { tr {
                 td.time { (page.time(line.last_at)) }
                 td.number { (line.count) }
                 td { (line.address) }
                 td { code { (line.calling_ae) } }
+                td { (line.code) }
                 td.words { span.reason { (line.reason) } }
                 td.words { (line.remedy) }
             } }

@@ -12,9 +12,9 @@ use super::rewrite::Cannot;
 use super::source::{self, Source};
 use super::{Forwarder, LEASE, Tallies};
 use crate::deliver::sender::{Reason, Route, Sent, exchange_store, judge};
-use crate::dicom::peer::Stream;
 use crate::dicom::association::{Association, AssociationError};
 use crate::dicom::dimse::{C_STORE_RQ, Command};
+use crate::dicom::peer::Stream;
 use crate::dicom::services::{EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
 use crate::phi::Phi;
 use crate::store::forwards::{self, Claim, Fate, Instance, Item};
@@ -182,10 +182,7 @@ impl Try<'_> {
         Ok(items.len())
     }
 
-    async fn associate(
-        &self,
-        proposal: &[(String, Vec<String>)],
-    ) -> Result<Association<Stream>, Stop> {
+    async fn associate(&self, proposal: &[(String, Vec<String>)]) -> Result<Association<Stream>, Stop> {
         self.route.associate(proposal).await.map_err(|sent| match sent {
             Sent::Never(reason) => Stop { reason, lasting: true },
             Sent::Later(reason) => Stop::passing(reason),

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use lightbox_provisioning::site::{Orders, Site};
 use rusqlite::params;
-use rustls::RootCertStore;
 use rustls::pki_types::UnixTime;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,7 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use super::inbox::{self, Taken};
 use crate::audit::{Event, EventKind, Outcome};
 use crate::clock::SharedClock;
-use crate::dicom::tls::{Known, OwnIdentity, TlsError, Trust, explain_handshake};
+use crate::dicom::tls::explain_handshake;
+use crate::dicom::tls::live::Live;
 use crate::hl7::er7::Message;
 use crate::hl7::mllp::{self, AckCode, Complaint, Decoder, MllpError};
 use crate::hl7::time_stamp_utc;
@@ -31,8 +31,7 @@ const WAITING_MAX: usize = 64;
 /// The listener; shared by all connections.
 pub struct Listener {
     settings: Arc<Orders>,
-    trust: Arc<Trust>,
-    tls: TlsAcceptor,
+    live: watch::Receiver<Arc<Live>>,
     by_address: HashMap<IpAddr, String>,
     handshake: Duration,
     ledger: Ledger,
@@ -55,28 +54,15 @@ impl Drop for Place<'_> {
 
 impl Listener {
     /// A listener with the site's sources.
-    pub fn new(
-        site: &Site,
-        identity: &OwnIdentity,
-        roots: Option<&Arc<RootCertStore>>,
-        ledger: Ledger,
-        clock: SharedClock,
-    ) -> Result<Self, TlsError> {
+    pub fn new(site: &Site, live: watch::Receiver<Arc<Live>>, ledger: Ledger, clock: SharedClock) -> Self {
         let settings = site.file.orders.clone();
-        let known = settings
-            .source
-            .iter()
-            .filter_map(|source| Some((source.name.clone(), Known::of(source.certificate.as_ref()?)?)))
-            .collect();
-        let trust = Arc::new(Trust::new(known, roots)?);
         let by_address = settings
             .source
             .iter()
             .filter_map(|source| Some((source.address.as_ref()?.parse().ok()?, source.name.clone())))
             .collect();
-        Ok(Listener {
-            tls: TlsAcceptor::from(trust.server_config(identity)?),
-            trust,
+        Listener {
+            live,
             by_address,
             settings: Arc::new(settings),
             handshake: Duration::from_secs(site.file.dicom.handshake_timeout_seconds),
@@ -84,7 +70,7 @@ impl Listener {
             clock,
             waiting: Semaphore::new(WAITING_MAX),
             open: Mutex::default(),
-        })
+        }
     }
 
     /// Accepts connections until `stop` turns true. `encrypted` says which of the two ports it is.
@@ -130,7 +116,10 @@ impl Listener {
                 }
             };
         }
-        match tokio::time::timeout(self.handshake, self.tls.accept(stream)).await {
+        // One state of certificates for the whole handshake, whatever is reloaded meanwhile.
+        let live = self.live.borrow().clone();
+        let acceptor = TlsAcceptor::from(live.sources_server.clone());
+        match tokio::time::timeout(self.handshake, acceptor.accept(stream)).await {
             Err(_) => {
                 let reason = "the source did not finish the TLS handshake in time".to_owned();
                 self.refused(&who, address, reason, "check that the source speaks TLS on this port").await;
@@ -141,17 +130,17 @@ impl Listener {
             }
             Ok(Ok(stream)) => {
                 drop(waiting);
-                let Some(source) = self.owner(stream.get_ref().1) else { return };
+                let Some(source) = self.owner(&live, stream.get_ref().1) else { return };
                 self.serve(stream, &source, address).await;
             }
         }
     }
 
     /// The source whose certificate this is.
-    fn owner(&self, connection: &rustls::ServerConnection) -> Option<String> {
+    fn owner(&self, live: &Live, connection: &rustls::ServerConnection) -> Option<String> {
         let now = UnixTime::since_unix_epoch(Duration::from_millis(self.clock.now_ms().try_into().ok()?));
         let [certificate, intermediates @ ..] = connection.peer_certificates()? else { return None };
-        self.trust.owners(certificate, intermediates, now).first().map(|owner| (*owner).to_owned())
+        live.sources.owners(certificate, intermediates, now).first().map(|owner| (*owner).to_owned())
     }
 
     fn take_place(&self, source: &str) -> Option<Place<'_>> {

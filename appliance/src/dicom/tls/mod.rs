@@ -7,24 +7,34 @@
 //! the key. A certificate that no entry of the site file names is refused by a TLS alert, before
 //! any association.
 
+mod client;
+mod handshake;
+pub mod live;
+pub mod revocation;
+
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use lightbox_provisioning::site::{Certificate, parse_fingerprint, raw::Tls};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use lightbox_provisioning::site::{Certificate, parse_fingerprint};
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
-    ServerConfig, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Version};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Name, X509Version};
+
+pub use self::client::{client_config, client_config_with, server_name};
+use self::handshake::REVOKED_OWNER;
+pub use self::handshake::{UnknownCertificate, explain_handshake, watch_handshake};
+use self::revocation::{Revocations, Revoked};
 
 /// TLS could not be set up from the site file.
 #[derive(Debug, Error)]
@@ -46,6 +56,14 @@ pub enum TlsError {
         /// Why.
         #[source]
         source: rustls::Error,
+    },
+    /// A revocation list cannot be used.
+    #[error("appliance.tls.crl: {path} {why}")]
+    Crl {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// The client verifier could not be made of the site's authorities.
     #[error("appliance.tls.authorities cannot be used: {0}")]
@@ -87,47 +105,8 @@ impl Known {
     }
 }
 
-/// The peer showed a certificate that the site file does not name. rustls turns it into the TLS
-/// alert `certificate_unknown`; the fingerprint lets the site pin it, if it is the right one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the certificate with SHA-256 fingerprint {} is not named in the site file", hex(.sha256))]
-pub struct UnknownCertificate {
-    /// SHA-256 of the certificate.
-    pub sha256: [u8; 32],
-}
-
-/// Why a TLS handshake failed, and what the site can do about it.
-pub fn explain_handshake(error: &std::io::Error) -> (String, &'static str) {
-    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-        return (
-            "the peer ended the TLS handshake".into(),
-            "check on the peer's side whether it trusts our certificate and speaks TLS on this port",
-        );
-    };
-    let (why, remedy) = match error {
-        rustls::Error::NoCertificatesPresented => (
-            "the peer showed no client certificate".to_owned(),
-            "configure a client certificate on the peer, and name it in the site file",
-        ),
-        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(other))) => (
-            other.to_string(),
-            "if this is the right peer, add certificate = { sha256 = \"…\" } to its [[peer]]",
-        ),
-        rustls::Error::PeerIncompatible(_) => (
-            "the peer offers no TLS version or cipher suite that we take".into(),
-            "enable TLS 1.2 or 1.3 with an ECDHE AES-GCM cipher suite on the peer (PS3.15 B.12)",
-        ),
-        rustls::Error::AlertReceived(_) => (
-            format!("the peer ended the handshake: {error}"),
-            "the peer does not trust our certificate: give it our certificate or its authority's",
-        ),
-        rustls::Error::InvalidMessage(_) => (
-            "the peer does not speak TLS on the TLS port".into(),
-            "switch TLS on for this destination on the peer",
-        ),
-        other => (format!("TLS handshake: {other}"), "check certificate and key of the peer"),
-    };
-    (why, remedy)
+fn ms(at: UnixTime) -> i64 {
+    i64::try_from(at.as_secs()).unwrap_or(i64::MAX).saturating_mul(1000)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -175,6 +154,11 @@ impl OwnIdentity {
         Ok(OwnIdentity { chain, key })
     }
 
+    /// Our own certificate, without its chain.
+    pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.chain.first()
+    }
+
     fn parts(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         (self.chain.clone(), self.key.clone_key())
     }
@@ -196,11 +180,51 @@ pub fn load_authorities<'a>(
     Ok((!store.is_empty()).then(|| Arc::new(store)))
 }
 
+/// The certificates in PEM files of authorities.
+pub fn authority_certificates<'a>(
+    files: impl IntoIterator<Item = &'a Path>,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let mut all = Vec::new();
+    for path in files {
+        let wrap = |source| TlsError::Pem { path: path.display().to_string(), source };
+        for certificate in CertificateDer::pem_file_iter(path).map_err(wrap)? {
+            all.push(certificate.map_err(wrap)?);
+        }
+    }
+    Ok(all)
+}
+
+/// The first common name, or the whole name where there is none, with nothing that moves a cursor.
+fn common_name(name: &X509Name<'_>) -> String {
+    let common = name.iter_common_name().find_map(|common| common.as_str().ok());
+    let text = common.map_or_else(|| name.to_string(), str::to_owned);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(64).collect()
+}
+
+/// A certificate that a peer has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenCertificate {
+    /// SHA-256 fingerprint, hex.
+    pub sha256: String,
+    /// When it expires, milliseconds since the epoch.
+    pub not_after_ms: i64,
+}
+
+impl SeenCertificate {
+    /// What there is to remember of a certificate; `None` where it cannot be parsed.
+    pub fn of(der: &[u8]) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(der).ok()?;
+        let not_after_ms = parsed.validity().not_after.timestamp().saturating_mul(1000);
+        Some(SeenCertificate { sha256: hex(&Sha256::digest(der)), not_after_ms })
+    }
+}
+
 /// Whose certificates we accept, and who each one is.
 pub struct Trust {
     /// Owner (a peer's or operator's name) and how its certificate is known.
     entries: Vec<(String, Known)>,
     chains: Option<Arc<dyn ClientCertVerifier>>,
+    revocations: Arc<Revocations>,
     subjects: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -226,12 +250,42 @@ impl Trust {
             subjects: roots.map(|roots| roots.subjects()).unwrap_or_default(),
             entries,
             chains,
+            revocations: Arc::default(),
             algorithms: provider().signature_verification_algorithms,
         })
     }
 
-    /// The owners of a certificate: every entry that it fits. Empty means unknown.
+    /// The same trust, less what these lists name.
+    #[must_use]
+    pub fn with_revocations(self, revocations: Arc<Revocations>) -> Self {
+        Trust { revocations, ..self }
+    }
+
+    /// The owners of a certificate: every entry that it fits. Empty means unknown, or revoked.
     pub fn owners(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Vec<&str> {
+        let owners = self.known_as(certificate, intermediates, now);
+        match self.revoked(certificate, intermediates, now) {
+            Ok(()) => owners,
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn revoked(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Revoked> {
+        self.revocations.check(std::iter::once(certificate).chain(intermediates), ms(now))
+    }
+
+    /// Every entry that the certificate fits, revoked or not.
+    fn known_as(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -335,9 +389,19 @@ impl ClientCertVerifier for Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        if self.owners(end_entity, intermediates, now).is_empty() {
+        let owners = self.known_as(end_entity, intermediates, now);
+        if owners.is_empty() {
             let unknown = Arc::new(UnknownCertificate { sha256: Sha256::digest(end_entity).into() });
             return Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(unknown))));
+        }
+        if let Err(revoked) = self.revoked(end_entity, intermediates, now) {
+            let names = owners.join(" or ");
+            // Whoever awaits this handshake learns whose certificate it was (`explain_handshake`).
+            drop(REVOKED_OWNER.try_with(|owner| owner.replace(Some(names))));
+            return Err(rustls::Error::InvalidCertificate(match revoked {
+                Revoked::Listed => CertificateError::Revoked,
+                Revoked::ListExpired => CertificateError::UnknownRevocationStatus,
+            }));
         }
         Ok(ClientCertVerified::assertion())
     }
@@ -363,104 +427,4 @@ impl ClientCertVerifier for Trust {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
-}
-
-/// Checks a server that we connect to: its certificate must be the one that the site file names.
-#[derive(Debug)]
-struct ServerCheck {
-    known: Known,
-    roots: Option<Arc<RootCertStore>>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for ServerCheck {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let refused = |error| Err(rustls::Error::InvalidCertificate(error));
-        match &self.known {
-            Known::Name(name) => {
-                let Some(roots) = &self.roots else { return refused(CertificateError::UnknownIssuer) };
-                rustls::client::verify_server_cert_signed_by_trust_anchor(
-                    &ParsedCertificate::try_from(end_entity)?,
-                    roots,
-                    intermediates,
-                    now,
-                    self.algorithms.all,
-                )?;
-                if !carries_name(end_entity, name) {
-                    return refused(CertificateError::NotValidForName);
-                }
-            }
-            pin if !pin.pin_fits(end_entity) => {
-                return refused(CertificateError::ApplicationVerificationFailure);
-            }
-            _ => {}
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        check_signature(message, certificate, signed, &self.algorithms, false)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        check_signature(message, certificate, signed, &self.algorithms, true)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-/// A client configuration for one server, showing our certificate if there is one.
-pub fn client_config(
-    known: Known,
-    roots: Option<Arc<RootCertStore>>,
-    identity: Option<&OwnIdentity>,
-) -> Result<Arc<ClientConfig>, TlsError> {
-    let refused = |source| TlsError::Refused { what: "the client's certificate and key", source };
-    let algorithms = provider().signature_verification_algorithms;
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(refused)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerCheck { known, roots, algorithms }));
-    let config = match identity {
-        Some(identity) => {
-            let (chain, key) = identity.parts();
-            builder.with_client_auth_cert(chain, key).map_err(refused)?
-        }
-        None => builder.with_no_client_auth(),
-    };
-    Ok(Arc::new(config))
-}
-
-/// The name to put into the handshake for an address `host:port`.
-pub fn server_name(address: &str) -> ServerName<'static> {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
-    ServerName::try_from(host.to_owned())
-        .unwrap_or_else(|_| ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()))
-}
-
-/// Our identity and authorities, as the site file names them.
-pub fn load(tls: &Tls) -> Result<(OwnIdentity, Option<Arc<RootCertStore>>), TlsError> {
-    let identity = OwnIdentity::load(&tls.certificate, &tls.key)?;
-    let roots = load_authorities(tls.authorities.iter().map(std::path::PathBuf::as_path))?;
-    Ok((identity, roots))
 }
