@@ -52,6 +52,8 @@ use crate::store::index::{self, MendError};
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::objects::{self, ObjectError, Objects, Opened};
 use crate::store::results::{Results, ResultsError};
+use crate::store::retention::{self, Retention};
+use crate::store::scrub::Scrubber;
 use crate::store::{deliveries, folder, forwards, indexer, jobs, rule_sets};
 use crate::structure;
 
@@ -249,6 +251,9 @@ impl Daemon {
             ask: ask_count(&config, &live),
         };
         tasks.spawn(watcher.run(stopped.clone()));
+        let (retention, scrubber) = upkeep(&site, &store, &clock);
+        tasks.spawn(retention.run(stopped.clone()));
+        tasks.spawn(scrubber.run(stopped.clone()));
         tasks.spawn(pipeline.run_jobs(stopped.clone()));
         spawn_queues(&config, &store, &clock, &wakes, &live, &stopped, &mut tasks);
         let reload_fault = reload::Fault::default();
@@ -519,6 +524,31 @@ fn engine_fault(engine: Option<EngineHandle>) -> Arc<dyn Fn() -> Option<String> 
         let stopped = engine.as_ref().is_some_and(EngineHandle::is_stopped);
         stopped.then(|| "the inference engine has stopped; restart the daemon".to_owned())
     })
+}
+
+/// What keeps the store in order: aged studies go, objects are reread.
+fn upkeep(site: &Site, store: &Store, clock: &SharedClock) -> (Retention, Scrubber) {
+    let settings = &site.file.store;
+    let hours = |count: u64| i64::try_from(count.saturating_mul(3_600_000)).unwrap_or(i64::MAX);
+    let policy = retention::Policy {
+        keep_ms: hours(settings.keep_days.saturating_mul(24)),
+        keep_at_least_ms: hours(settings.keep_at_least_hours),
+        short_of_room_bytes: settings.short_of_room_mib.saturating_mul(1 << 20),
+    };
+    let retention = Retention {
+        ledger: store.ledger.clone(),
+        objects: store.objects.clone(),
+        results: store.results.clone(),
+        clock: clock.clone(),
+        policy,
+    };
+    let scrubber = Scrubber {
+        ledger: store.ledger.clone(),
+        objects: store.objects.clone(),
+        clock: clock.clone(),
+        every_ms: hours(settings.scrub_days.saturating_mul(24)),
+    };
+    (retention, scrubber)
 }
 
 /// When what failed is tried again.

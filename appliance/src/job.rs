@@ -58,6 +58,8 @@ states! {
         Done = "done",
         /// No rule gave the last revision to a model or sends it on: kept and shown.
         Unrouted = "unrouted",
+        /// Delivered and aged: its instances and results were removed. The ledger still tells of it.
+        Purged = "purged",
     }
     legal {
         Receiving => Processing,
@@ -72,6 +74,10 @@ states! {
         Processing => Done,
         // An operator replays a failed job of the last revision: the study has work again.
         Done => Processing,
+        Done => Purged,
+        Unrouted => Purged,
+        // It is sent again.
+        Purged => Receiving,
     }
 }
 

@@ -46,6 +46,10 @@ pub enum EventKind {
     InstancesForwarded,
     /// A forward went to the dead letters.
     ForwardDeadLetter,
+    /// A study's instances and results were removed by the retention policy (110105 study deleted).
+    StudyPurged,
+    /// An object's bytes are not what was received.
+    ObjectRotten,
     /// A person looked at, or changed, something (110103, 110106).
     OperatorAction,
     /// A peer told of a study: a performed procedure step, or the availability of instances (110104).
@@ -84,6 +88,8 @@ impl EventKind {
             EventKind::ResultDeadLetter => "result-dead-letter",
             EventKind::InstancesForwarded => "instances-forwarded",
             EventKind::ForwardDeadLetter => "forward-dead-letter",
+            EventKind::StudyPurged => "study-purged",
+            EventKind::ObjectRotten => "object-rotten",
             EventKind::OperatorAction => "operator-action",
             EventKind::StudyAnnounced => "study-announced",
             EventKind::CommitmentAsked => "commitment-asked",

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::entry::Entry;
 use super::ledger::{Ledger, LedgerError, Writer};
-use super::objects::{ObjectError, Objects};
+use super::objects::{ObjectError, ObjectId, Objects};
 use crate::audit::{Event, EventKind, Outcome};
 use crate::dicom::header;
 use crate::job::{State, StudyState};
@@ -144,14 +144,19 @@ pub fn mend(
     identity: &DeviceIdentity,
 ) -> Result<Mended, MendError> {
     let files = objects.list_files()?;
-    let indexed: BTreeMap<String, (u64, bool)> = ledger.read_blocking(|reader| {
-        Ok(reader
-            .prepare("SELECT object, size, state IN ('missing', 'purged') FROM instances")?
-            .query_map([], |row| {
-                Ok((row.get(0)?, (row.get::<_, i64>(1)?.try_into().unwrap_or(0), row.get(2)?)))
-            })?
-            .collect::<rusqlite::Result<_>>()?)
-    })?;
+    let indexed = indexed(ledger)?;
+    let purged = |id: &ObjectId| indexed.get(id.as_str()).filter(|known| known.purged);
+    // What a purge could not remove before a crash. An object that was sent again after the purge is newer
+    // than its entry: it was acknowledged.
+    let again =
+        |entry: &Entry| purged(&entry.object).is_some_and(|old| entry.receipt.received_ms > old.received_ms);
+    let sent_again: BTreeSet<ObjectId> =
+        committed.iter().filter(|entry| again(entry)).map(|entry| entry.object.clone()).collect();
+    for id in files.iter().map(|(id, _)| id).chain(committed.iter().map(|entry| &entry.object)) {
+        if purged(id).is_some() && !sent_again.contains(id) {
+            objects.remove(id)?;
+        }
+    }
     let mut mended = Mended::default();
     let mut entries = Vec::new();
     for (id, _) in files.iter().filter(|(id, _)| !indexed.contains_key(id.as_str())) {
@@ -165,7 +170,11 @@ pub fn mend(
             None => mended.damaged += 1,
         }
     }
-    entries.extend(committed.into_iter().filter(|entry| !indexed.contains_key(entry.object.as_str())));
+    entries.extend(
+        committed.into_iter().filter(|entry| {
+            !indexed.contains_key(entry.object.as_str()) || sent_again.contains(&entry.object)
+        }),
+    );
     entries.sort_by_key(|entry| entry.receipt.received_ms);
     mended.added = entries.len();
     for entry in entries {
@@ -179,7 +188,7 @@ pub fn mend(
     // A file holds its meta information besides the data set, so it is never shorter than `size`.
     let gone: Vec<String> = indexed
         .iter()
-        .filter(|(name, (size, known))| !known && present.get(*name).is_none_or(|length| length < size))
+        .filter(|(name, known)| !known.gone && present.get(*name).is_none_or(|length| *length < known.size))
         .map(|(name, _)| name.clone())
         .collect();
     mended.missing = ledger.write_blocking(move |writer| mark_missing(writer, &gone))?;
@@ -196,6 +205,33 @@ pub fn mend(
         })?;
     }
     Ok(mended)
+}
+
+/// What the index says of an object.
+struct Known {
+    size: u64,
+    /// It is known not to be there.
+    gone: bool,
+    purged: bool,
+    received_ms: i64,
+}
+
+fn indexed(ledger: &Ledger) -> Result<BTreeMap<String, Known>, LedgerError> {
+    ledger.read_blocking(|reader| {
+        Ok(reader
+            .prepare("SELECT object, size, state, received_at FROM instances")?
+            .query_map([], |row| {
+                let state: String = row.get(2)?;
+                let known = Known {
+                    size: row.get::<_, i64>(1)?.try_into().unwrap_or(0),
+                    gone: matches!(state.as_str(), "missing" | "purged"),
+                    purged: state == "purged",
+                    received_ms: row.get(3)?,
+                };
+                Ok((row.get(0)?, known))
+            })?
+            .collect::<rusqlite::Result<_>>()?)
+    })
 }
 
 /// Marks instances whose objects are gone; yields the keys of their studies.

@@ -9,6 +9,7 @@
 //! - [`forwards`]: series on their way to other archives, and which of their instances are there;
 //! - [`rule_sets`]: the rules that were active;
 //! - [`results`]: the outputs made from findings, as files;
+//! - [`retention`] and [`scrub`]: what has aged goes, what stays is reread;
 //! - [`queries`]: what people ask of the ledger, for the command line and the admin page;
 //! - [`replay`]: what people change in it.
 //!
@@ -32,5 +33,7 @@ pub mod orders;
 pub mod queries;
 pub mod replay;
 pub mod results;
+pub mod retention;
 pub mod rule_sets;
 pub mod schema;
+pub mod scrub;

@@ -59,6 +59,16 @@ impl Results {
         fs::read(self.path(name)).map_err(|source| ResultsError { operation: "reading a file", source })
     }
 
+    /// Removes a result for good; one that is not there is well.
+    pub fn remove(&self, name: &Path) -> Result<(), ResultsError> {
+        match fs::remove_file(self.path(&name.to_string_lossy())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ResultsError { operation: "removing a file", source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Path of a result. Names come from [`keep`](Self::keep) by way of the ledger; anything else in
     /// a name is dropped.
     pub fn path(&self, name: &str) -> PathBuf {

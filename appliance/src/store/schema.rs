@@ -358,4 +358,9 @@ CREATE TABLE peer_certificates (
     seen_at         INTEGER NOT NULL
 );
 "#,
+    // Scrubbing.
+    r#"
+ALTER TABLE instances ADD COLUMN verified_at INTEGER; -- when its bytes were last reread and found sound
+CREATE INDEX instances_by_age ON instances (coalesce(verified_at, received_at));
+"#,
 ];

@@ -188,6 +188,15 @@ pub struct Store {
     /// Disk space that the segments take all the time, in MiB: about what comes in one burst, before
     /// the instances are moved into files of their own. More is taken when needed, and given back.
     pub segments_mib: u64,
+    /// Days after its last image at which a study goes that was delivered: its images and results are
+    /// removed, what the ledger says of it stays. What waits to be sent, failed or was given up stays.
+    pub keep_days: u64,
+    /// Free space, in MiB, below which delivered studies go before their time, the oldest first.
+    pub short_of_room_mib: u64,
+    /// Hours for which a study stays however short of room the disk is.
+    pub keep_at_least_hours: u64,
+    /// Days in which every image is reread once, in idle time, and compared with what was received.
+    pub scrub_days: u64,
     /// Free space below which new associations of senders are rejected as temporary congestion
     /// (2/3/1), in MiB; those that are open go on. 0 never rejects.
     pub congestion_mib: u64,
@@ -195,7 +204,16 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Store { reserve_mib: 256, segment_mib: 64, segments_mib: 1024, congestion_mib: 1024 }
+        Store {
+            reserve_mib: 256,
+            segment_mib: 64,
+            segments_mib: 1024,
+            keep_days: 30,
+            short_of_room_mib: 4096,
+            keep_at_least_hours: 24,
+            scrub_days: 30,
+            congestion_mib: 1024,
+        }
     }
 }
 
