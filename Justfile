@@ -61,6 +61,17 @@ abuse SECONDS="120": parts peers
     cargo build --workspace --all-targets
     LIGHTBOX_ABUSE_SECONDS={{ SECONDS }} cargo nextest run -p lightbox-tests --test abuse --no-capture --profile soak
 
+# SLOW, by hand, on a quiet machine: ingest rates beside dcmtk, Orthanc and pynetdicom; writes target/bench/ingest.*
+[positional-arguments]
+bench-ingest *ARGS: parts peers
+    cargo build --release -p lightbox
+    target/tools/venv/bin/python tests/bench/ingest.py "$@"
+
+# SLOW, by hand: the power goes CUTS times while images arrive (40 in the ordinary tests).
+power-cut CUTS="200" SEED="": parts peers
+    cargo build --workspace --all-targets
+    LIGHTBOX_CUTS={{ CUTS }} LIGHTBOX_SEED={{ SEED }} cargo nextest run -p lightbox-tests --test power_cut --no-capture --profile soak
+
 # What continuous integration runs.
 ci:
     bash .ci/run
