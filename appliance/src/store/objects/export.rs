@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::log::Located;
-use super::segment::Segment;
 use super::{Inner, ObjectError, ObjectId, Reader, io_error};
 use crate::store::folder;
 
@@ -21,7 +20,7 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Looks without a new instance after which ingest counts as quiet.
 const QUIET_LOOKS: u32 = 8;
 /// Objects moved between two looks at whether ingest is quiet still.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 64;
 
 /// Moves objects out until the store is closed. Runs on a thread of its own.
 pub(super) fn run(inner: &Inner) {
@@ -74,17 +73,16 @@ fn some(inner: &Inner) -> Result<usize, ObjectError> {
     Ok(moved)
 }
 
+/// Some objects that have bytes in the oldest segment that any object has.
 fn choose(inner: &Inner) -> Vec<(ObjectId, Located)> {
-    let used = inner.pool.used();
     let live = inner.live.lock();
-    let in_segment = |located: &Located, segment: &Arc<Segment>| {
-        Arc::ptr_eq(&located.record.segment, segment)
-            || located.pieces.iter().any(|piece| Arc::ptr_eq(&piece.segment, segment))
+    let oldest_of = |located: &Located| {
+        let pieces = located.pieces.iter().chain([&located.record]);
+        pieces.map(|piece| piece.segment.header.number).min()
     };
-    let oldest = used.iter().find(|segment| live.values().any(|located| in_segment(located, segment)));
-    let Some(oldest) = oldest else { return Vec::new() };
+    let Some(oldest) = live.values().filter_map(oldest_of).min() else { return Vec::new() };
     live.iter()
-        .filter(|(_, located)| in_segment(located, oldest))
+        .filter(|(_, located)| oldest_of(located) == Some(oldest))
         .take(AT_ONCE)
         .map(|(id, located)| (id.clone(), located.clone()))
         .collect()

@@ -62,7 +62,12 @@ pub(super) fn recover(
     for segment in by_number.values().rev() {
         let walked = walk(segment, newest)?;
         newest &= walked.is_blank;
-        found.torn |= walked.torn;
+        if let Some(at) = walked.torn_at {
+            found.torn = true;
+            if clear {
+                cut_off(segment, at)?;
+            }
+        }
         // Newest segment first here, oldest record first at the end.
         commits.splice(0..0, walked.commits);
         if walked.is_blank {
@@ -101,7 +106,17 @@ pub(super) fn recover(
 struct Walked {
     commits: Vec<(Piece, CommitRecord)>,
     is_blank: bool,
-    torn: bool,
+    /// Offset of the first record whose payload is not whole.
+    torn_at: Option<u64>,
+}
+
+/// Ends a segment before a torn record for good. Later starts do not verify its chunks any more, and a
+/// commit record behind the torn chunk may be whole.
+fn cut_off(segment: &Segment, at: u64) -> Result<(), ObjectError> {
+    let file =
+        fs::OpenOptions::new().write(true).open(segment.path()).map_err(io_error("opening a segment"))?;
+    file.write_all_at(&[0; RECORD_HEADER], at).map_err(io_error("cutting off a torn record"))?;
+    file.sync_data().map_err(io_error("cutting off a torn record"))
 }
 
 fn walk(segment: &Arc<Segment>, verify: bool) -> Result<Walked, ObjectError> {
@@ -129,7 +144,7 @@ fn walk(segment: &Arc<Segment>, verify: bool) -> Result<Walked, ObjectError> {
             payload.resize(header.length as usize, 0);
             segment.file.read_exact_at(&mut payload, piece.at).map_err(io_error("reading a segment"))?;
             if crc32fast::hash(&payload) != header.payload_crc {
-                walked.torn = true;
+                walked.torn_at = Some(at);
                 return Ok(walked);
             }
         }

@@ -163,11 +163,6 @@ impl Pool {
         state.used.len() + READY > self.config.segments
     }
 
-    /// Segments in use, the oldest first.
-    pub(super) fn used(&self) -> Vec<Arc<Segment>> {
-        self.lock().used.clone()
-    }
-
     /// Looks for segments that can be used again. Called when something in them was let go.
     pub(super) fn look_again(&self) {
         self.changed.notify_all();

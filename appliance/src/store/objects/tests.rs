@@ -199,6 +199,25 @@ async fn a_torn_tail_is_cut_off_at_every_byte_and_takes_nothing_else_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_cut_off_once_never_comes_back() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    let opened = roomy(folder.path());
+    let torn = store(&opened.objects, &some_bytes(1, 9000)).await;
+    let located = opened.objects.inner.live.find(&torn).expect("in a segment");
+    let (file, at) = (located.pieces[0].segment.path().to_owned(), located.pieces[0].at);
+    drop((located, opened));
+    // The chunk was not written before the power went, its commit record was.
+    let file = OpenOptions::new().write(true).open(file).expect("opened");
+    file.write_all_at(&[0xee; 4000], at + 100).expect("written");
+    for run in 0..3 {
+        let opened = roomy(folder.path());
+        assert!(opened.entries.iter().all(|entry| entry.object != torn), "in run {run}");
+        assert!(matches!(opened.objects.read(&torn), Err(ObjectError::Absent)), "in run {run}");
+        store(&opened.objects, &some_bytes(run + 10, 5000)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rot_is_found() {
     let folder = tempfile::tempdir().expect("temp dir");
     let opened = roomy(folder.path());
