@@ -618,11 +618,17 @@ fn spawn_queues(
             tasks.spawn(queue.clone().run(route, wakes.results[index].clone(), stopped.clone()));
         }
         // A task of its own: a large study on its way to an archive delays no result.
-        if let Some(dicom) = &destination.dicom
+        if destination.hl7.is_none()
             && let Some(route) = route()
         {
-            let transcode = dicom.transcode.iter().filter_map(|text| parse_transcode(text)).collect();
-            let forwarder = Forwarder { transcode, set: dicom.set.clone(), ..forwarder.clone() };
+            let transcode = destination.dicom.iter().flat_map(|dicom| &dicom.transcode);
+            let transcode = transcode.filter_map(|text| parse_transcode(text)).collect();
+            let set = match (&destination.dicom, &destination.dicomweb) {
+                (Some(dicom), _) => dicom.set.clone(),
+                (None, Some(web)) => web.set.clone(),
+                (None, None) => Edits::default(),
+            };
+            let forwarder = Forwarder { transcode, set, ..forwarder.clone() };
             tasks.spawn(forwarder.run(route, wakes.forwards[index].clone(), stopped.clone()));
         }
     }

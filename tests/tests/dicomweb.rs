@@ -1,6 +1,7 @@
 //! DICOMweb: instances to us by STOW-RS, with the policy and the durability of C-STORE; and QIDO-RS,
 //! WADO-RS and STOW-RS at a PACS.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,6 +73,10 @@ impl Scene {
     }
 }
 
+fn parts(files: &[PathBuf]) -> Vec<u8> {
+    body("b", &files.iter().map(PathBuf::as_path).collect::<Vec<_>>(), "")
+}
+
 fn same(site: Site) -> Site {
     site
 }
@@ -135,8 +140,10 @@ fn who_may_not_send_is_refused_and_shown() {
 
     let answer = sent(&client(&stranger));
     assert_eq!(answer.status, 0, "no TLS connection: {answer:?}");
-    let tls = scene.daemon.ledger().texts("SELECT reason FROM refusals WHERE code = 'TLS'");
-    assert!(tls.iter().any(|reason| reason.contains("is not named in the site file")), "{tls:?}");
+    scene.daemon.wait_for("the refusal to be recorded", 20, |ledger| {
+        let said = ledger.texts("SELECT reason FROM refusals WHERE code = 'TLS'");
+        said.iter().any(|reason| reason.contains("is not named in the site file")).then_some(())
+    });
 
     let answer = sent(&client(&mr));
     assert_eq!(answer.status, 403, "{answer:?}");
@@ -220,12 +227,13 @@ fn slow_senders_end_and_busy_boxes_say_when_to_come_again() {
     let studies = "/dicom-web/studies";
     let (slow, busy) = std::thread::scope(|threads| {
         let slow = threads.spawn(|| scene.ct.post(studies, &good, &whole, &["--limit-rate", "2k"]));
-        let busy = scene.daemon.wait_for("the slow one to have its place", 20, |_| {
-            let answer = scene.ct.post(studies, &good, &body("b", &[&file], ""), &[]);
-            (answer.status == 503).then_some(answer)
+        scene.daemon.wait_for("the slow one to have its place", 20, |ledger| {
+            (!ledger.audit("association-accepted").is_empty()).then_some(())
         });
+        let busy = scene.ct.post(studies, &good, &body("b", &[&file], ""), &[]);
         (slow.join().expect("no panic"), busy)
     });
+    assert_eq!(busy.status, 503, "{busy:?}");
     assert!(busy.head.to_ascii_lowercase().contains("retry-after: "), "{busy:?}");
     scene.refused("HTTP 503", "has 1 associations open already", "max_associations");
     // The instances that have come whole by then are stored.
@@ -270,7 +278,8 @@ fn orthanc_gets_results_by_stow_and_is_counted_queried_and_got_from() {
             orthanc.dicomweb()
         ))
         .phantom_detector()
-        .rule("phantom", "modality = \"CT\"", &["phantom"], &["pacs"]);
+        .rule("phantom", "modality = \"CT\"", &["phantom"], &["pacs"])
+        .text("[[rule]]\nname = \"route\"\nmatch = { modality = \"MR\" }\nforward = [\"pacs\"]\nquiet_seconds = 1");
     // The count at the PACS closes the study, not silence.
     site.quiet_seconds = 600;
     let daemon = Daemon::start(&site);
@@ -316,6 +325,17 @@ fn orthanc_gets_results_by_stow_and_is_counted_queried_and_got_from() {
     assert_eq!(got.len(), images.len() + 1);
     assert!(got.iter().any(|file| data_set_digest(file) == data_set_digest(&images[0])));
     assert!(!daemon.log().contains(&study), "the study's UID is in the log");
+
+    // Images that a rule sends on come as they were, late ones alone.
+    let mr = study_of_copies(&hospital, &sample("MR_small.dcm"), "mr", 3);
+    for (sent, wanted) in [(&mr[..2], vec!["delivered2"]), (&mr[2..], vec!["delivered2", "delivered1"])] {
+        assert_eq!(ct.post("/dicom-web/studies", &content_type("b"), &parts(sent), &[]).status, 200);
+        daemon.wait_for("the images to be forwarded", 60, |ledger| {
+            (ledger.texts("SELECT state || sent FROM forwards ORDER BY id") == wanted).then_some(())
+        });
+    }
+    let digests = |files: &[PathBuf]| files.iter().map(|file| data_set_digest(file)).collect::<BTreeSet<_>>();
+    assert!(digests(&orthanc.download_all()).is_superset(&digests(&mr)));
 
     // Orthanc goes: what waits says why.
     drop(orthanc);

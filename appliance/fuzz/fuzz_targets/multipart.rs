@@ -12,7 +12,7 @@ fn parts(body: &[u8], piece: usize) -> (Vec<Vec<u8>>, Option<Malformed>) {
     for bytes in body.chunks(piece) {
         reader.push(bytes);
         loop {
-            match reader.next() {
+            match reader.event() {
                 Ok(Some(Event::Part(_))) => parts.push(Vec::new()),
                 Ok(Some(Event::Data(bytes))) => parts.last_mut().expect("a part").extend(bytes),
                 Ok(Some(Event::PartEnd | Event::End)) => {}

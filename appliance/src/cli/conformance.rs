@@ -134,7 +134,7 @@ pub fn statement() -> String {
          | 0213 | the disk is full |\n\n\
          ## 7.2 DICOMweb\n\n\
          | service | user agent | origin server |\n|---|---|---|\n\
-         | Studies service, Store (STOW-RS, PS3.18 10.5) | yes, results | yes |\n\
+         | Studies service, Store (STOW-RS, PS3.18 10.5) | yes, results and forwarding | yes |\n\
          | Studies service, Search (QIDO-RS, PS3.18 10.6) | yes | no |\n\
          | Studies service, Retrieve (WADO-RS, PS3.18 10.4) | yes | no |\n\n\
          HTTP/1.1 over TLS with a client certificate; the origin server is off unless the site file turns it on\n\
@@ -166,7 +166,8 @@ pub fn statement() -> String {
          | 0122 | the SOP class is no storage class, or not among the peer's `sop_classes` |\n\n\
          As user agent: queries ask for `application/dicom+json` with `limit`, retrievals for\n\
          `multipart/related; type=\"application/dicom\"; transfer-syntax=*`. Redirects are not followed, cookies not\n\
-         kept; our client certificate is shown, no other authentication is offered. A result is delivered on 200 and\n\
+         kept; our client certificate is shown, no other authentication is offered. Each request carries one instance, as it\n\
+         came; it is delivered on 200 and\n\
          202 unless it is named as failed; 408, 425, 429, 5xx and Failure Reasons A7xx, 0110 and 0213 are tried\n\
          again, all else becomes a dead letter.\n\n\
          ## 8 Security\n\n\

@@ -123,6 +123,14 @@ impl Route {
         })
     }
 
+    /// The DICOMweb service, where the destination is one.
+    pub(super) fn web(&self) -> Option<&Remote> {
+        match &self.kind {
+            Kind::Web(remote) => Some(remote),
+            _ => None,
+        }
+    }
+
     /// Longest time that one try can take; a lease must outlast it.
     pub fn longest(&self) -> Duration {
         self.connect * 2 + self.respond * 4

@@ -1,55 +1,112 @@
-//! STOW-RS out: a result to a peer's DICOMweb service, and what its answer makes of the delivery.
+//! STOW-RS out: a result or an image to a peer's DICOMweb service, each in a request of its own, and what
+//! the answer makes of it.
 
 use bytes::Bytes;
 use dicom_dictionary_std::tags;
+use dicom_object::meta::FileMetaTableBuilder;
 use hyper::Method;
 use memchr::memmem;
 
+use super::forward::prepare::Prepared;
+use super::forward::source::{Piece, Source};
 use super::sender::{Reason, Sent};
 use crate::dicom::data_set::DataSet;
 use crate::dicom::status::{self, Class};
+use crate::dicom::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 use crate::phi::Phi;
-use crate::web::client::{ANSWER_MAX, Question, Remote, WebError};
+use crate::store::forwards::Instance;
+use crate::web::client::{ANSWER_MAX, Content, Outgoing, Question, Remote, WebError};
 use crate::web::{APPLICATION_DICOM, DICOM_JSON, MULTIPART_RELATED, json};
 
 /// Stores one Part 10 file at a peer.
 pub(super) async fn store(remote: &Remote, part_ten: &[u8]) -> Sent {
     let (boundary, body) = body(part_ten);
+    match ask(remote, &boundary, Content::Whole(body)).await {
+        Ok(sent) => sent,
+        Err(error) => Sent::Later(Reason::plain(error.to_string())),
+    }
+}
+
+/// Stores an instance that is read while it is sent. An error is one of the way, not of the instance.
+pub(super) async fn forward(
+    remote: &Remote,
+    instance: &Instance,
+    prepared: Prepared,
+    transfer_syntax: &str,
+) -> Result<Sent, WebError> {
+    let Some(head) = head(instance, transfer_syntax) else {
+        return Ok(Sent::Never(Reason::plain("its identifiers cannot be written to a file")));
+    };
+    // What the boundary is made of is not in the instance, as a digest cannot hold itself.
+    let boundary = boundary(instance.object.as_str().as_bytes());
+    let mut pieces = vec![Piece::Bytes([opening(&boundary), head].concat())];
+    pieces.extend(prepared.pieces);
+    pieces.push(Piece::Bytes(closing(&boundary)));
+    let length = pieces.iter().map(|piece| match piece {
+        Piece::Copy { length, .. } => *length,
+        Piece::Bytes(bytes) => bytes.len() as u64,
+    });
+    let length = length.sum();
+    let body = Outgoing::new(Source::new(prepared.reader, pieces), length);
+    ask(remote, &boundary, Content::Read(body)).await
+}
+
+/// Preamble, `DICM` and file meta information (PS3.10 §7.1), without a word of who sent it to us.
+fn head(instance: &Instance, transfer_syntax: &str) -> Option<Vec<u8>> {
+    let meta = FileMetaTableBuilder::new()
+        .media_storage_sop_class_uid(instance.sop_class_uid.as_str())
+        .media_storage_sop_instance_uid(instance.sop_instance_uid.expose().as_str())
+        .transfer_syntax(transfer_syntax)
+        .implementation_class_uid(IMPLEMENTATION_CLASS_UID)
+        .implementation_version_name(IMPLEMENTATION_VERSION_NAME)
+        .build()
+        .ok()?;
+    let mut bytes = vec![0; 128];
+    bytes.extend(b"DICM");
+    meta.write(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+async fn ask(remote: &Remote, boundary: &str, content: Content) -> Result<Sent, WebError> {
     let media_type = format!("{MULTIPART_RELATED}; type=\"{APPLICATION_DICOM}\"; boundary={boundary}");
     let question = Question {
         service: "STOW-RS",
         method: Method::POST,
         path: "/studies",
         accept: DICOM_JSON,
-        content: Some((media_type, body)),
+        content: Some((media_type, content)),
         within: remote.respond(),
         max: ANSWER_MAX,
     };
-    let mut answer = match remote.ask(question).await {
-        Ok(answer) => answer,
-        Err(error) => return Sent::Later(Reason::plain(error.to_string())),
-    };
+    let mut answer = remote.ask(question).await?;
     if !answer.content_type.contains("json") {
         let words = answer.words().await;
-        return judge(answer.status, &[], words);
+        return Ok(judge(answer.status, &[], words));
     }
-    match answer.body.all().await {
-        Ok(bytes) => judge(answer.status, &json::data_sets(&bytes).unwrap_or_default(), None),
-        // Whether it has been stored is not known: the same instance again harms nobody.
-        Err(error) => Sent::Later(Reason::plain(WebError::from(error).to_string())),
-    }
+    // Where this fails it is not known whether it has been stored: the same instance again harms nobody.
+    let bytes = answer.body.all().await?;
+    Ok(judge(answer.status, &json::data_sets(&bytes).unwrap_or_default(), None))
+}
+
+fn boundary(of: &[u8]) -> String {
+    blake3::hash(of).to_hex().as_str()[..32].to_owned()
+}
+
+fn opening(boundary: &str) -> Vec<u8> {
+    format!("--{boundary}\r\nContent-Type: {APPLICATION_DICOM}\r\n\r\n").into_bytes()
+}
+
+fn closing(boundary: &str) -> Vec<u8> {
+    format!("\r\n--{boundary}--\r\n").into_bytes()
 }
 
 /// A multipart body of one part, under a boundary that the part does not hold.
 fn body(part_ten: &[u8]) -> (String, Bytes) {
-    let digest = blake3::hash(part_ten).to_hex();
-    let mut boundary = digest.as_str()[..32].to_owned();
+    let mut boundary = boundary(part_ten);
     while memmem::find(part_ten, boundary.as_bytes()).is_some() {
-        boundary = blake3::hash(boundary.as_bytes()).to_hex().as_str()[..32].to_owned();
+        boundary = self::boundary(boundary.as_bytes());
     }
-    let mut body = format!("--{boundary}\r\nContent-Type: {APPLICATION_DICOM}\r\n\r\n").into_bytes();
-    body.extend_from_slice(part_ten);
-    body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    let body = [&opening(&boundary)[..], part_ten, &closing(&boundary)].concat();
     (boundary, body.into())
 }
 
@@ -101,7 +158,7 @@ mod tests {
         let mut reader = Reader::new(&boundary).expect("a boundary");
         reader.push(&body);
         let mut events = Vec::new();
-        while let Some(event) = reader.next().expect("sound") {
+        while let Some(event) = reader.event().expect("sound") {
             events.push(event);
         }
         assert!(

@@ -112,7 +112,7 @@ impl<B: Body<Data = Bytes> + Unpin> Parts<B> {
     /// The next event.
     pub async fn next(&mut self) -> Result<Event, BodyError> {
         loop {
-            if let Some(event) = self.reader.next()? {
+            if let Some(event) = self.reader.event()? {
                 if let Event::Part(_) = event {
                     self.parts += 1;
                     if self.parts > self.max {

@@ -1,19 +1,23 @@
 //! Requests to a peer's DICOMweb service: one connection each, HTTP/1.1, bounded in time and length.
 
-use std::sync::Arc;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use lightbox_provisioning::site::{Peer, Site, WebUrl};
 use thiserror::Error;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::MULTIPART_RELATED;
 use super::body::{BodyError, Paced, Parts};
@@ -24,6 +28,8 @@ use crate::phi::Phi;
 
 /// Longest answer that is read whole: matches of a query, the response to a store.
 pub const ANSWER_MAX: u64 = 32 << 20;
+/// Bytes of a body that are read at once.
+const PIECE: usize = 64 * 1024;
 /// What is read of a refusal's words.
 const WORDS_MAX: u64 = 4096;
 
@@ -52,6 +58,9 @@ pub enum WebError {
     /// An answer that is something else.
     #[error("the peer's answer is not {0}")]
     Unreadable(&'static str),
+    /// What was to be sent cannot be read.
+    #[error("the stored object cannot be read back")]
+    Unsent,
     /// The whole operation took too long.
     #[error("the peer did not finish within {} s", .0.as_secs())]
     Deadline(Duration),
@@ -101,6 +110,94 @@ impl Drop for Task {
     }
 }
 
+/// How a body that is sent gets on, for who waits for the answer.
+#[derive(Clone, Debug)]
+struct Progress(Arc<Mutex<(Instant, bool)>>);
+
+impl Progress {
+    fn new() -> Self {
+        Progress(Arc::new(Mutex::new((Instant::now(), false))))
+    }
+
+    /// When bytes were last taken.
+    fn last(&self) -> Instant {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn is_unreadable(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    fn tell(&self, unreadable: bool) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), unreadable);
+    }
+}
+
+/// A body that is read while it is sent.
+pub struct Outgoing {
+    reader: Box<dyn AsyncRead + Send + Unpin>,
+    left: u64,
+    progress: Progress,
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outgoing").field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+impl Outgoing {
+    /// A body of so many bytes.
+    pub fn new(reader: impl AsyncRead + Send + Unpin + 'static, length: u64) -> Self {
+        Outgoing { reader: Box::new(reader), left: length, progress: Progress::new() }
+    }
+}
+
+impl hyper::body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let this = self.get_mut();
+        if this.left == 0 {
+            return Poll::Ready(None);
+        }
+        let mut piece = vec![0; PIECE.min(usize::try_from(this.left).unwrap_or(PIECE))];
+        let mut buffer = ReadBuf::new(&mut piece);
+        let read = ready!(Pin::new(&mut this.reader).poll_read(cx, &mut buffer));
+        let length = buffer.filled().len();
+        match read {
+            Ok(()) if length > 0 => {
+                piece.truncate(length);
+                this.left -= length as u64;
+                this.progress.tell(false);
+                Poll::Ready(Some(Ok(Frame::data(piece.into()))))
+            }
+            other => {
+                this.progress.tell(true);
+                let short = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+                Poll::Ready(Some(Err(other.err().unwrap_or(short))))
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// What is sent with a request.
+#[derive(Debug)]
+pub enum Content {
+    /// Bytes at hand.
+    Whole(Bytes),
+    /// Bytes that are read while they are sent.
+    Read(Outgoing),
+}
+
 /// One request.
 #[derive(Debug)]
 pub struct Question<'a> {
@@ -113,8 +210,8 @@ pub struct Question<'a> {
     /// What may come back.
     pub accept: &'a str,
     /// Media type and body.
-    pub content: Option<(String, Bytes)>,
-    /// Time until the head of the answer.
+    pub content: Option<(String, Content)>,
+    /// Time for the peer to take the next bytes of the body, then for the head of the answer.
     pub within: Duration,
     /// Longest body of the answer, in bytes.
     pub max: u64,
@@ -183,21 +280,39 @@ impl Remote {
             .header(header::ACCEPT, question.accept)
             .header(header::USER_AGENT, "lightbox");
         let mut body = Body::empty();
+        let mut progress = Progress::new();
         if let Some((media_type, content)) = question.content {
             request = request.header(header::CONTENT_TYPE, media_type);
-            body = Body::from(content);
+            body = match content {
+                Content::Whole(bytes) => Body::from(bytes),
+                Content::Read(outgoing) => {
+                    progress = outgoing.progress.clone();
+                    Body::new(outgoing)
+                }
+            };
         }
         let request = request.body(body).map_err(|_| WebError::Http("the request cannot be written"))?;
-        let answer = timeout(question.within, sender.send_request(request))
-            .await
-            .map_err(|_| WebError::Deadline(question.within))?
-            .map_err(|error| {
-                WebError::Http(match () {
-                    () if error.is_parse() => "the peer does not answer in HTTP",
-                    () if error.is_incomplete_message() => "the peer closed the connection without an answer",
-                    () => "the connection failed",
-                })
-            })?;
+        let sending = sender.send_request(request);
+        tokio::pin!(sending);
+        let answer = loop {
+            let until = progress.last() + question.within;
+            match timeout_at(until, sending.as_mut()).await {
+                Ok(answer) => break answer,
+                // It goes on as long as the peer takes something.
+                Err(_) if progress.last() + question.within > until => {}
+                Err(_) => return Err(WebError::Deadline(question.within)),
+            }
+        };
+        let answer = answer.map_err(|error| {
+            if progress.is_unreadable() {
+                return WebError::Unsent;
+            }
+            WebError::Http(match () {
+                () if error.is_parse() => "the peer does not answer in HTTP",
+                () if error.is_incomplete_message() => "the peer closed the connection without an answer",
+                () => "the connection failed",
+            })
+        })?;
         let (head, body) = answer.into_parts();
         let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
         Ok(Answer {

@@ -141,7 +141,7 @@ impl Reader {
     }
 
     /// The next event; `None` where more bytes are needed, and after [`Event::End`].
-    pub fn next(&mut self) -> Result<Option<Event>, Malformed> {
+    pub fn event(&mut self) -> Result<Option<Event>, Malformed> {
         loop {
             match self.state {
                 State::Preamble => match self.delimiter.find(&self.buffer) {
@@ -313,7 +313,7 @@ mod tests {
         let (mut parts, mut whole) = (Vec::new(), 0);
         for bytes in body.chunks(piece.max(1)) {
             reader.push(bytes);
-            while let Some(event) = reader.next()? {
+            while let Some(event) = reader.event()? {
                 match event {
                     Event::Part(headers) => parts.push((headers, Vec::new())),
                     Event::Data(bytes) => parts.last_mut().expect("a part").1.extend(bytes),

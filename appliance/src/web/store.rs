@@ -36,7 +36,7 @@ enum Part {
     /// Its file meta information is not whole yet.
     Head(Head, u64),
     /// Its data set goes into the store; the length of the part so far.
-    Writing((String, Phi<String>), Incoming, u64),
+    Writing((String, Phi<String>), Box<Incoming>, u64),
     /// It has failed; the rest of it is skipped.
     Failed(Outcome),
 }
@@ -114,7 +114,7 @@ impl Storing<'_> {
     async fn write(
         &self,
         instance: (String, Phi<String>),
-        mut incoming: Incoming,
+        mut incoming: Box<Incoming>,
         length: u64,
         bytes: &[u8],
     ) -> Part {
@@ -136,7 +136,7 @@ impl Storing<'_> {
         &self,
         named: Named,
         not_allowed: &mut usize,
-    ) -> Result<((String, Phi<String>), Incoming), Outcome> {
+    ) -> Result<((String, Phi<String>), Box<Incoming>), Outcome> {
         let instance = (named.sop_class_uid.clone(), named.sop_instance_uid.clone());
         let fail = |code| Outcome { instance: Some(instance.clone()), failure: Some(code) };
         if !is_storage(&named.sop_class_uid) {
@@ -154,7 +154,7 @@ impl Storing<'_> {
             }));
         }
         match self.receiver.begin(named, self.sender) {
-            Ok(incoming) => Ok((instance, incoming)),
+            Ok(incoming) => Ok((instance, Box::new(incoming))),
             Err(error) => Err(fail(self.receiver.not_stored(error, self.sender).await.0)),
         }
     }
@@ -171,7 +171,7 @@ impl Storing<'_> {
             Part::Head(..) => return Outcome { instance: None, failure: Some(status::CANNOT_UNDERSTAND) },
             Part::Writing(instance, incoming, _) => (instance, incoming),
         };
-        let identified = match self.receiver.identify(incoming).await {
+        let identified = match self.receiver.identify(*incoming).await {
             Ok((_, entry)) if self.study.is_some_and(|study| study != entry.study_uid.expose()) => {
                 Err(NotStored::OtherStudy)
             }

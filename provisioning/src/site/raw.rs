@@ -554,7 +554,7 @@ pub struct Destination {
     pub name: String,
     /// Send the DICOM SR, and forwarded images, to a peer.
     pub dicom: Option<DicomDestination>,
-    /// Send the DICOM SR to a peer by DICOMweb (STOW-RS). Images are forwarded by `dicom` only.
+    /// Send the DICOM SR, and forwarded images, to a peer by DICOMweb (STOW-RS).
     pub dicomweb: Option<WebDestination>,
     /// Send an ORU^R01 by MLLP.
     pub hl7: Option<Hl7Destination>,
@@ -566,6 +566,11 @@ pub struct Destination {
 pub struct WebDestination {
     /// Name of the peer, which must have `dicomweb` and the capability `receive`.
     pub peer: String,
+    /// Elements to change in every image that is forwarded to this destination; see `rule.set`. A
+    /// rule's own `set` goes before it. Transfer syntaxes are not negotiated in DICOMweb: images leave as
+    /// they came.
+    #[serde(default)]
+    pub set: Edits,
 }
 
 /// `destination.dicom`.
@@ -660,7 +665,7 @@ pub struct Rule {
     /// Names of the destinations for the results.
     #[serde(default)]
     pub deliver: Vec<String>,
-    /// Names of DICOM destinations to which the series' instances are sent on, as received, once the
+    /// Names of DICOM and DICOMweb destinations to which the series' instances are sent on, as received, once the
     /// study's revision is closed. Works with and without `models`. Images that come late are sent on
     /// with the next revision, each image once to each destination. A series is never sent back to the
     /// peer that it came from.
