@@ -432,6 +432,28 @@ mod tests {
         Policy::new(&site).expect("policies")
     }
 
+    #[test]
+    fn by_web_the_certificate_and_the_network_say_who_sends() {
+        let decide = |policy: &Policy, owners: &[&str], address: &str| {
+            let owners: Vec<String> = owners.iter().map(|owner| (*owner).to_owned()).collect();
+            let address = address.parse().expect("an address");
+            policy.decide_web(&owners, address).map(|peer| peer.name.clone())
+        };
+        let policy = policy();
+        assert_eq!(decide(&policy, &["east", "west"], "10.2.0.9"), Ok("west".into()));
+        let denied = decide(&policy, &["east"], "10.2.0.9").expect_err("another network");
+        assert!(denied.reason.contains("only from 10.1.0.0/16"), "{denied:?}");
+        let denied = decide(&policy, &["archive"], "10.2.0.9").expect_err("may only receive");
+        assert!(denied.remedy.contains("\"send\""), "{denied:?}");
+        assert_eq!(decide(&policy, &[], "10.2.0.9").expect_err("nobody").peer, None);
+        // HTTP carries no user identity: who must show one is not let in without.
+        let site = SITE.replace("sop_classes = [\"ct\"]", "user_identity = { username = \"u\" }");
+        let site = Site::parse(Path::new("site.toml"), &site).expect("a good site file");
+        let strict = Policy::new(&site).expect("policies");
+        let denied = decide(&strict, &["east"], "10.1.0.9").expect_err("no identity");
+        assert!(denied.reason.contains("user identity"), "{denied:?}");
+    }
+
     fn decide(calling_ae: &str, address: &str, owners: &[&str]) -> Result<String, Denied> {
         let owners: Vec<String> = owners.iter().map(|owner| (*owner).to_owned()).collect();
         let caller = Caller {
