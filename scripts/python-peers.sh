@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests' peers in Python (highdicom, hl7apy, pynetdicom …) in target/tools/venv, pinned by digest.
+# The tests' peers in Python (highdicom, hl7apy, pynetdicom, dicomweb-client …) in target/tools/venv, pinned by digest.
 set -euo pipefail
 
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."

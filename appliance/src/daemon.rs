@@ -40,8 +40,8 @@ use crate::ingest::completion;
 use crate::ingest::completion::evidence::CountedSeries;
 use crate::ingest::completion::policy::Policy;
 use crate::ingest::completion::watch::{Answer, AskCount, Watcher};
-use crate::ingest::listener::Listener;
 use crate::ingest::listener::places::Places;
+use crate::ingest::listener::{self, Listener};
 use crate::ingest::orders;
 use crate::ingest::receive::Receiver;
 use crate::ingest::rules::RuleSet;
@@ -56,6 +56,7 @@ use crate::store::retention::{self, Retention};
 use crate::store::scrub::Scrubber;
 use crate::store::{deliveries, folder, forwards, indexer, jobs, rule_sets};
 use crate::structure;
+use crate::web;
 
 /// Longest time that a stop waits for work under way.
 const STOP_WAIT: Duration = Duration::from_secs(20);
@@ -145,6 +146,8 @@ pub struct Ready {
     pub orders: Option<String>,
     /// HL7 orders without TLS.
     pub plaintext_orders: Option<String>,
+    /// DICOMweb.
+    pub dicomweb: Option<String>,
     /// The administration page.
     pub admin: String,
 }
@@ -222,6 +225,10 @@ impl Daemon {
             Some(address) => Some(bind("orders.plaintext_listen", address).await?),
             None => None,
         };
+        let dicomweb = match &file.dicomweb.listen {
+            Some(address) => Some(bind("dicomweb.listen", address).await?),
+            None => None,
+        };
         let engine = start_engine(&config).await?;
 
         let (stop, stopped) = watch::channel(false);
@@ -273,12 +280,26 @@ impl Daemon {
         let commitments = commitments(&config, &store, &clock, &live);
         tasks.spawn(commitments.clone().run(stopped.clone()));
         let services = Services::new(&site, receiver.clone(), commitments);
+        let throttles = listener::throttles(&config.policy);
+        let dicomweb_at = dicomweb.map(|(port, bound)| {
+            let server = web::server::Server::new(
+                &site,
+                receiver.clone(),
+                config.policy.clone(),
+                places.clone(),
+                throttles.clone(),
+                live.clone(),
+            );
+            tasks.spawn(Arc::new(server).run(port, stopped.clone()));
+            bound
+        });
         let listener = Arc::new(Listener::new(
             &site,
             receiver,
             services,
             config.policy.clone(),
             places.clone(),
+            throttles,
             live.clone(),
         ));
         tasks.spawn(listener.clone().run(dicom, true, stopped.clone()));
@@ -335,7 +356,7 @@ impl Daemon {
         let detail = json!({
             "version": env!("CARGO_PKG_VERSION"), "site": site.revision, "rules": config.rules.revision,
             "dicom": dicom_at, "admin": admin_at, "plaintext": plaintext_at, "orders": orders_at,
-            "plaintext_orders": plaintext_orders_at,
+            "plaintext_orders": plaintext_orders_at, "dicomweb": dicomweb_at,
         });
         store
             .ledger
@@ -348,6 +369,7 @@ impl Daemon {
                 plaintext: plaintext_at,
                 orders: orders_at,
                 plaintext_orders: plaintext_orders_at,
+                dicomweb: dicomweb_at,
                 admin: admin_at,
             },
             ledger: store.ledger,
@@ -480,22 +502,32 @@ pub async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, Start
 /// How the PACS is asked for its count, where the site names one.
 fn ask_count(config: &Config, live: &watch::Receiver<Arc<Live>>) -> Option<(String, AskCount)> {
     let peer = config.site.file.timers.count_at.as_ref().and_then(|name| config.site.peer(name))?;
-    RemoteAe::of_site(&config.site, peer, live).map(|way| {
-        let (name, way) = (way.name.clone(), Arc::new(way));
-        let ask: AskCount = Arc::new(move |study_uid| {
-            let way = way.clone();
-            Box::pin(async move {
-                let count = query::count_study(&way, &study_uid).await.map_err(|error| chain(&error))?;
-                let series = count.series.into_iter().map(|series| CountedSeries {
-                    series_uid: series.series_uid,
-                    modality: series.modality,
-                    instances: series.instances,
-                });
-                Ok(Answer { instances: count.instances, series: series.collect() })
-            })
-        });
-        (name, ask)
-    })
+    let way = RemoteAe::of_site(&config.site, peer, live).map(Arc::new);
+    let web = web::client::Remote::of_site(&config.site, peer, live).map(Arc::new);
+    if way.is_none() && web.is_none() {
+        return None;
+    }
+    let ask: AskCount = Arc::new(move |study_uid| {
+        let (way, web) = (way.clone(), web.clone());
+        Box::pin(async move {
+            let count = match (way, web) {
+                (Some(way), _) => {
+                    query::count_study(&way, &study_uid).await.map_err(|error| chain(&error))?
+                }
+                (None, Some(web)) => {
+                    web::query::count_study(&web, &study_uid).await.map_err(|error| chain(&error))?
+                }
+                (None, None) => return Err("the peer has no address".to_owned()),
+            };
+            let series = count.series.into_iter().map(|series| CountedSeries {
+                series_uid: series.series_uid,
+                modality: series.modality,
+                instances: series.instances,
+            });
+            Ok(Answer { instances: count.instances, series: series.collect() })
+        })
+    });
+    Some((peer.name.clone(), ask))
 }
 
 /// What the overview shows of the models: they are loaded at start and stay.
@@ -616,11 +648,17 @@ fn spawn_queues(
             tasks.spawn(queue.clone().run(route, wakes.results[index].clone(), stopped.clone()));
         }
         // A task of its own: a large study on its way to an archive delays no result.
-        if let Some(dicom) = &destination.dicom
+        if destination.hl7.is_none()
             && let Some(route) = route()
         {
-            let transcode = dicom.transcode.iter().filter_map(|text| parse_transcode(text)).collect();
-            let forwarder = Forwarder { transcode, set: dicom.set.clone(), ..forwarder.clone() };
+            let transcode = destination.dicom.iter().flat_map(|dicom| &dicom.transcode);
+            let transcode = transcode.filter_map(|text| parse_transcode(text)).collect();
+            let set = match (&destination.dicom, &destination.dicomweb) {
+                (Some(dicom), _) => dicom.set.clone(),
+                (None, Some(web)) => web.set.clone(),
+                (None, None) => Edits::default(),
+            };
+            let forwarder = Forwarder { transcode, set, ..forwarder.clone() };
             tasks.spawn(forwarder.run(route, wakes.forwards[index].clone(), stopped.clone()));
         }
     }

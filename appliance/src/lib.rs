@@ -23,3 +23,4 @@ pub mod reload;
 pub mod report;
 pub mod store;
 pub mod structure;
+pub mod web;

@@ -100,3 +100,35 @@ fn the_committed_reference_is_what_the_source_says() {
         "run `./justw generate` and commit provisioning/SITE.md"
     );
 }
+
+#[test]
+fn dicomweb_is_checked_on_both_sides() {
+    let keys = |more: &str| -> Vec<String> {
+        problems(&format!("{GOOD}\n{more}")).into_iter().map(|(_, key, _, _)| key).collect()
+    };
+    let web = "[dicomweb]\nlisten = \"everywhere\"\nprefix = \"dicom web/\"\nmax_instances = 0";
+    let mut found = keys(web);
+    found.sort();
+    assert_eq!(found, ["dicomweb.listen", "dicomweb.max_instances", "dicomweb.prefix"]);
+    let index = GOOD.lines().filter(|line| *line == "[[peer]]").count();
+    let peer = |more: &str| format!("[[peer]]\nname = \"web\"\nae_title = \"WEB\"\n{more}\n");
+    let pinned = format!("certificate = {{ sha256 = \"{}\" }}\nmay = [\"receive\"]", "ab".repeat(32));
+    let url = format!("peer[{index}].dicomweb.url");
+    for wrong in ["pacs/dicom-web", "https://u:p@pacs/", "http://pacs/dicom-web"] {
+        assert_eq!(
+            keys(&peer(&format!("{pinned}\ndicomweb = {{ url = \"{wrong}\" }}"))),
+            [url.as_str()],
+            "{wrong}"
+        );
+    }
+    let good = peer(&format!("{pinned}\ndicomweb = {{ url = \"https://pacs/dicom-web\" }}"));
+    let at = GOOD.lines().filter(|line| *line == "[[destination]]").count();
+    let destination = |what: &str| format!("{good}\n[[destination]]\nname = \"web\"\n{what}\n");
+    let text = format!("{GOOD}\n{}", destination("dicomweb = { peer = \"web\" }"));
+    Site::parse(Path::new("site.toml"), &text).expect("a peer without address is enough for DICOMweb");
+    assert_eq!(keys(&destination("dicom = { peer = \"web\" }")), [format!("destination[{at}].dicom.peer")]);
+    assert_eq!(
+        keys(&destination("dicomweb = { peer = \"nobody\" }")),
+        [format!("destination[{at}].dicomweb.peer")]
+    );
+}

@@ -31,6 +31,8 @@ pub struct Daemon {
     pub plaintext: Option<SocketAddr>,
     /// Where it takes orders by HL7 over TLS.
     pub orders: Option<SocketAddr>,
+    /// Where it takes instances by DICOMweb.
+    pub dicomweb: Option<SocketAddr>,
     /// Where its administration page is.
     pub admin: SocketAddr,
     /// Its `data_dir`, as this process sees it.
@@ -90,6 +92,7 @@ impl Daemon {
             dicom: address(&ready, "dicom").expect("its DICOM address"),
             plaintext: address(&ready, "plaintext"),
             orders: address(&ready, "orders"),
+            dicomweb: address(&ready, "dicomweb"),
             admin: address(&ready, "admin").expect("its admin address"),
             data_dir: site.data_dir.clone(),
             child,

@@ -25,8 +25,8 @@ pub fn statement() -> String {
     let _ = write!(
         out,
         "## 1 Overview\n\n\
-         Lightbox receives studies by C-STORE, runs imaging-AI models on them, and sends the results as\n\
-         Comprehensive 3D SR (TID 1500) by C-STORE.\n\n\
+         Lightbox receives studies by C-STORE and STOW-RS, runs imaging-AI models on them, and sends the results as\n\
+         Comprehensive 3D SR (TID 1500) by C-STORE or STOW-RS.\n\n\
          | service | SCU | SCP |\n|---|---|---|\n\
          | Verification ({}) | no | yes |\n\
          | Storage, all standard and private storage SOP classes | yes, forwarding | yes |\n\
@@ -132,6 +132,44 @@ pub fn statement() -> String {
          | 0117 | N-CREATE of a step without a usable SOP Instance UID |\n\
          | 0120 | a type 1 attribute is missing; for COMPLETED also a Performed Series Sequence |\n\
          | 0213 | the disk is full |\n\n\
+         ## 7.2 DICOMweb\n\n\
+         | service | user agent | origin server |\n|---|---|---|\n\
+         | Studies service, Store (STOW-RS, PS3.18 10.5) | yes, results and forwarding | yes |\n\
+         | Studies service, Search (QIDO-RS, PS3.18 10.6) | yes | no |\n\
+         | Studies service, Retrieve (WADO-RS, PS3.18 10.4) | yes | no |\n\n\
+         HTTP/1.1 over TLS with a client certificate; the origin server is off unless the site file turns it on\n\
+         (`dicomweb.listen`). Resources: `{prefix}/studies` and `{prefix}/studies/{StudyInstanceUID}`, method POST.\n\
+         Request: `multipart/related; type=\"application/dicom\"`, each part a Part 10 file with preamble and file\n\
+         meta information; media type parameters of a part are ignored, the file meta information counts. SOP\n\
+         classes and transfer syntaxes are those of C-STORE. Response: `application/dicom+json`; Retrieve URL is\n\
+         empty, as nothing is served. An instance under Referenced SOP Sequence is on disk with its ledger entry.\n\n\
+         | HTTP status | when |\n|---|---|\n\
+         | 200 | every instance is stored, or was before |\n\
+         | 202 | some are stored; the others are named with their Failure Reason |\n\
+         | 400 | the body is no multipart body or holds no instance, the path names no UID |\n\
+         | 403 | the peer may not send, calls from outside its `networks`, or must show a user identity |\n\
+         | 404, 405 | another resource or method |\n\
+         | 406, 415 | the response or the request is wanted in another media type |\n\
+         | 408 | less than 16 KiB came within `dicom.idle_timeout_seconds` |\n\
+         | 409 | no instance is stored, for reasons of the instances |\n\
+         | 413 | more than `dicomweb.max_request_mib` or `dicomweb.max_instances` |\n\
+         | 500 | storing failed: send again |\n\
+         | 503, Retry-After | less of the disk is free than `store.congestion_mib`, or no place (`max_associations`) |\n\
+         | 507, Retry-After | the disk is full, nothing is stored |\n\n\
+         | Failure Reason | meaning |\n|---|---|\n\
+         | A700 | out of resources: the disk is full; in Other Failures Sequence: the request is too long |\n\
+         | A900 | SOP class or instance UID of the data set differ from the file meta information |\n\
+         | A901 | the instance is of another study than the resource |\n\
+         | C000 | no Part 10 file, no usable study or series UID, longer than `dicomweb.max_instance_mib`; in Other Failures Sequence also: the body ended or broke |\n\
+         | C122 | the transfer syntax is not supported |\n\
+         | 0110 | storing failed |\n\
+         | 0122 | the SOP class is no storage class, or not among the peer's `sop_classes` |\n\n\
+         As user agent: queries ask for `application/dicom+json` with `limit`, retrievals for\n\
+         `multipart/related; type=\"application/dicom\"; transfer-syntax=*`. Redirects are not followed, cookies not\n\
+         kept; our client certificate is shown, no other authentication is offered. Each request carries one instance, as it\n\
+         came; it is delivered on 200 and\n\
+         202 unless it is named as failed; 408, 425, 429, 5xx and Failure Reasons A7xx, 0110 and 0213 are tried\n\
+         again, all else becomes a dead letter.\n\n\
          ## 8 Security\n\n\
          TLS 1.2 and 1.3 by the BCP 195 RFC 8996, 9325 Secure Transport Connection Profile (PS3.15 B.12), with a\n\
          client certificate required, on a port of its own. Calling AE titles are bound to certificates. DICOM\n\

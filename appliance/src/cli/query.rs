@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
 use clap::{Parser, Subcommand, ValueEnum};
 use dicom_core::Tag;
 use dicom_core::dictionary::DataDictionary;
@@ -30,8 +31,13 @@ use crate::dicom::status;
 use crate::dicom::tls::live::Live;
 use crate::dicom::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 use crate::phi::Phi;
+use crate::web;
+use crate::web::client::{Remote, WebError};
+use crate::web::retrieve::GetError;
 
 /// Asks a PACS of the site file for studies (C-FIND), and has them sent (C-MOVE, C-GET).
+///
+/// A peer with `dicomweb` and no `address` is asked by QIDO-RS and WADO-RS (`find`, `get`).
 ///
 /// The peer needs `query` in its `may` to be asked, `retrieve` to be retrieved from. What it answers
 /// names patients: it is written to standard output and nowhere else. That you asked goes to the audit
@@ -127,7 +133,8 @@ impl Args {
             Command::Find { .. } => (Capability::Query, "query"),
             _ => (Capability::Retrieve, "retrieve"),
         };
-        let ae = remote(&place, &self.peer, capability)?;
+        let way = way(&place, &self.peer, capability)?;
+        let peer = self.peer.as_str();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let out = &mut std::io::stdout().lock();
         match self.command {
@@ -139,34 +146,73 @@ impl Args {
                 };
                 let keys = Keys::read(level, &keys)?;
                 let limit = limit.unwrap_or(place.site.file.query.max_matches);
-                let found = runtime.block_on(query::find(&ae, level, keys.identifier.clone(), limit));
+                let found: Result<Found, Failed> = runtime.block_on(async {
+                    Ok(match &way {
+                        Way::Dimse(ae) => query::find(ae, level, keys.identifier.clone(), limit).await?,
+                        Way::Web(remote) => web::query::find(remote, level, &keys.identifier, limit).await?,
+                    })
+                });
                 let numbers = match &found {
                     Ok(found) => json!({ "level": level.as_str(), "matches": found.matches.len() }),
                     Err(error) => json!({ "level": level.as_str(), "error": error.to_string() }),
                 };
-                audit(&place, "find", &ae, numbers, found.is_ok())?;
+                audit(&place, "find", peer, numbers, found.is_ok())?;
                 show(out, &keys, &told(found)?, json)?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Move { wanted } => {
                 let wanted = wanted.wanted()?;
+                let Way::Dimse(ae) = &way else {
+                    bail!(
+                        "peer \"{peer}\" is reached by DICOMweb only, which has no C-MOVE: use `get`, or add `address` to its [[peer]]"
+                    );
+                };
                 let ours = place.site.file.appliance.ae_title.clone();
-                let moved = runtime.block_on(retrieve::move_to(&ae, &ours, &wanted, &mut say));
-                ended(out, &place, "move", &ae, moved)
+                let moved = runtime.block_on(retrieve::move_to(ae, &ours, &wanted, &mut say));
+                ended(out, &place, "move", peer, moved.map_err(Failed::from))
             }
             Command::Get { wanted, to } => {
                 let wanted = wanted.wanted()?;
                 std::fs::create_dir_all(&to).with_context(|| to.display().to_string())?;
-                let mut folder = Folder { path: to, count: 0 };
-                let got = runtime.block_on(retrieve::get(&ae, &wanted, &mut folder, &mut say));
-                ended(out, &place, "get", &ae, got)
+                let mut folder = Folder { path: to, count: 0, file: None };
+                let got: Result<Retrieved, Failed> = runtime.block_on(async {
+                    Ok(match &way {
+                        Way::Dimse(ae) => retrieve::get(ae, &wanted, &mut folder, &mut say).await?,
+                        Way::Web(remote) => {
+                            let completed = web::retrieve::get(remote, &wanted, &mut folder).await?;
+                            Retrieved { completed, ..Retrieved::default() }
+                        }
+                    })
+                });
+                ended(out, &place, "get", peer, got)
             }
         }
     }
 }
 
+/// How the peer is asked.
+enum Way {
+    Dimse(RemoteAe),
+    Web(Remote),
+}
+
+/// Why asking failed, by either way.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Dimse(#[from] QueryError),
+    #[error(transparent)]
+    Web(#[from] GetError),
+}
+
+impl From<WebError> for Failed {
+    fn from(error: WebError) -> Self {
+        Failed::Web(error.into())
+    }
+}
+
 /// The way to the peer, if it may be asked.
-fn remote(place: &Place, name: &str, (capability, word): (Capability, &str)) -> anyhow::Result<RemoteAe> {
+fn way(place: &Place, name: &str, (capability, word): (Capability, &str)) -> anyhow::Result<Way> {
     let site = &place.site;
     let names = || site.file.peer.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>().join(", ");
     let peer = site
@@ -178,13 +224,17 @@ fn remote(place: &Place, name: &str, (capability, word): (Capability, &str)) -> 
     // Its sender goes at once: what was read now is what this call goes by.
     let (_, live) = tokio::sync::watch::channel(Arc::new(Live::load(site)?));
     RemoteAe::of_site(site, peer, &live)
-        .ok_or_else(|| anyhow!("peer \"{name}\" has no address: add `address` to [[peer]] \"{name}\""))
+        .map(Way::Dimse)
+        .or_else(|| Remote::of_site(site, peer, &live).map(Way::Web))
+        .ok_or_else(|| {
+            anyhow!("peer \"{name}\" has no address: add `address` or `dicomweb` to [[peer]] \"{name}\"")
+        })
 }
 
 fn audit(
     place: &Place,
     action: &str,
-    ae: &RemoteAe,
+    peer: &str,
     numbers: serde_json::Value,
     success: bool,
 ) -> anyhow::Result<()> {
@@ -192,14 +242,15 @@ fn audit(
     let detail =
         json!({ "action": action, "operator": by.operator, "through": by.through, "numbers": numbers });
     let outcome = if success { Outcome::Success } else { Outcome::Minor };
-    let event = Event::new(EventKind::PeerQueried, ae.name.as_str(), detail).with_outcome(outcome);
+    let event = Event::new(EventKind::PeerQueried, peer, detail).with_outcome(outcome);
     Ok(place.ledger()?.write_blocking(move |writer| writer.audit(&event))?)
 }
 
 /// An error with the peer's own words, which the operator may read.
-fn told<T>(result: Result<T, QueryError>) -> anyhow::Result<T> {
+fn told<T>(result: Result<T, Failed>) -> anyhow::Result<T> {
     result.map_err(|error| match &error {
-        QueryError::Refused { comment: Some(comment), .. } => {
+        Failed::Dimse(QueryError::Refused { comment: Some(comment), .. })
+        | Failed::Web(GetError::Web(WebError::Status { words: Some(comment), .. })) => {
             let said = super::print::plain(comment.expose());
             anyhow!("{error}; the peer says: {said}")
         }
@@ -216,15 +267,15 @@ fn ended(
     out: &mut impl Write,
     place: &Place,
     action: &str,
-    ae: &RemoteAe,
-    result: Result<Retrieved, QueryError>,
+    peer: &str,
+    result: Result<Retrieved, Failed>,
 ) -> anyhow::Result<ExitCode> {
     let numbers = match &result {
         Ok(retrieved) => json!({ "completed": retrieved.completed, "failed": retrieved.failed }),
         Err(error) => json!({ "error": error.to_string() }),
     };
     let success = result.as_ref().is_ok_and(|retrieved| retrieved.failed == 0);
-    audit(place, action, ae, numbers, success)?;
+    audit(place, action, peer, numbers, success)?;
     let retrieved = told(result)?;
     writeln!(out, "{} completed, {} failed", retrieved.completed, retrieved.failed)?;
     for uid in &retrieved.failed_instances {
@@ -292,13 +343,19 @@ fn show(out: &mut impl Write, keys: &Keys, found: &Found, json: bool) -> anyhow:
     Ok(())
 }
 
-/// A folder as the sink of a C-GET. Files are numbered: no name tells of a patient.
+/// A folder as the sink of a C-GET or WADO-RS. Files are numbered: no name tells of a patient.
 struct Folder {
     path: PathBuf,
     count: usize,
+    /// The one that comes by WADO-RS now.
+    file: Option<tokio::fs::File>,
 }
 
 impl Folder {
+    fn next(&self) -> PathBuf {
+        self.path.join(format!("{:05}.dcm", self.count))
+    }
+
     fn head(request: &Message, transfer_syntax: &str) -> anyhow::Result<Vec<u8>> {
         let class = request.sop_class_uid.as_deref().unwrap_or_default();
         let instance = request.sop_instance_uid.as_ref().map(|uid| uid.expose().as_str()).unwrap_or_default();
@@ -332,8 +389,7 @@ impl Sink for Folder {
             let (found, expected) = ("a C-STORE request without usable UIDs", "one with");
             return Err(AssociationError::Unexpected { found, expected });
         };
-        let path = self.path.join(format!("{:05}.dcm", self.count));
-        let mut file = tokio::fs::File::create_new(&path).await.map_err(AssociationError::Io)?;
+        let mut file = tokio::fs::File::create_new(self.next()).await.map_err(AssociationError::Io)?;
         file.write_all(&head).await.map_err(AssociationError::Io)?;
         loop {
             let (bytes, last) = association.fragment(context).await?;
@@ -344,5 +400,30 @@ impl Sink for Folder {
         }
         file.sync_all().await.map_err(AssociationError::Io)?;
         Ok(request.response(status::SUCCESS, None))
+    }
+}
+
+impl web::retrieve::Sink for Folder {
+    async fn begin(&mut self) -> std::io::Result<()> {
+        self.count += 1;
+        self.file = Some(tokio::fs::File::create_new(self.next()).await?);
+        Ok(())
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> std::io::Result<()> {
+        match &mut self.file {
+            Some(file) => file.write_all(&bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn end(&mut self) -> std::io::Result<()> {
+        match self.file.take() {
+            Some(mut file) => {
+                file.flush().await?;
+                file.sync_all().await
+            }
+            None => Ok(()),
+        }
     }
 }

@@ -12,3 +12,4 @@ mod notes;
 pub mod queue;
 pub mod sender;
 pub mod sr;
+mod stow;

@@ -1,4 +1,4 @@
-//! Sending one result to one destination: C-STORE over TLS, or an MLLP message.
+//! Sending one result to one destination: C-STORE over TLS, STOW-RS, or an MLLP message.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::hl7::OruSettings;
 use super::implicit;
+use super::stow;
 use crate::dicom::association::{Association, AssociationError, Limits};
 use crate::dicom::dimse::{C_STORE_RQ, C_STORE_RSP, Command};
 use crate::dicom::peer::{self, Stream};
@@ -18,6 +19,7 @@ use crate::dicom::status;
 use crate::dicom::tls::live::Live;
 use crate::hl7::mllp::{self, AckPolicy, Disposition};
 use crate::phi::Phi;
+use crate::web::client::Remote;
 
 /// How a try to send ended.
 #[derive(Clone, Debug)]
@@ -69,6 +71,7 @@ pub struct Route {
 
 enum Kind {
     Dicom { calling_ae: String, called_ae: String, limits: Limits },
+    Web(Box<Remote>),
     Hl7 { policy: AckPolicy },
 }
 
@@ -89,6 +92,9 @@ impl Route {
                 limits,
             };
             (peer.address.clone().unwrap_or_default(), !peer.plaintext, kind)
+        } else if let Some(web) = &destination.dicomweb {
+            let remote = Remote::of_site(site, site.peer(&web.peer)?, &live)?;
+            (String::new(), false, Kind::Web(Box::new(remote)))
         } else if let Some(hl7) = &destination.hl7 {
             let policy = |on: OnNegative| match on {
                 OnNegative::Retry => mllp::OnNegative::Retry,
@@ -117,6 +123,14 @@ impl Route {
         })
     }
 
+    /// The DICOMweb service, where the destination is one.
+    pub(super) fn web(&self) -> Option<&Remote> {
+        match &self.kind {
+            Kind::Web(remote) => Some(remote),
+            _ => None,
+        }
+    }
+
     /// Longest time that one try can take; a lease must outlast it.
     pub fn longest(&self) -> Duration {
         self.connect * 2 + self.respond * 4
@@ -129,6 +143,9 @@ impl Route {
 
     /// Sends an SR file or an ORU message; `control_id` is the message's MSH-10.
     pub async fn send(&self, content: Vec<u8>, sr_instance_uid: &Phi<String>, control_id: &str) -> Sent {
+        if let Kind::Web(remote) = &self.kind {
+            return stow::store(remote, &content).await;
+        }
         match self.connect().await {
             Ok(stream) => self.exchange(stream, content, sr_instance_uid, control_id).await,
             Err(reason) => Sent::Later(reason),
@@ -172,6 +189,7 @@ impl Route {
             Kind::Dicom { calling_ae, called_ae, limits } => {
                 store(stream, calling_ae, called_ae, *limits, &content, sr_instance_uid).await
             }
+            Kind::Web(remote) => stow::store(remote, &content).await,
             Kind::Hl7 { policy } => message(stream, content, control_id, self.respond, policy).await,
         }
     }

@@ -6,6 +6,10 @@ pub const SUCCESS: u16 = 0x0000;
 pub const OUT_OF_RESOURCES: u16 = 0xA700;
 /// Error: data set does not match SOP class.
 pub const DATA_SET_MISMATCH: u16 = 0xA900;
+/// Error: the data set is of another study than the target of the request (STOW-RS; one of A9xx).
+pub const OTHER_STUDY: u16 = 0xA901;
+/// Error: transfer syntax not supported (STOW-RS, PS3.18 I.2.2).
+pub const TRANSFER_SYNTAX_NOT_SUPPORTED: u16 = 0xC122;
 /// Error: cannot understand.
 pub const CANNOT_UNDERSTAND: u16 = 0xC000;
 /// Processing failure.

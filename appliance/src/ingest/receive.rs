@@ -12,7 +12,8 @@ use crate::audit::{Event, EventKind, Outcome};
 use crate::clock::SharedClock;
 use crate::dicom::association::{Association, AssociationError};
 use crate::dicom::dimse::Command;
-use crate::dicom::header::{Damage, Header, is_uid};
+use crate::dicom::header::is_uid;
+use crate::dicom::part_ten::Named;
 use crate::dicom::services::is_storage;
 use crate::dicom::status;
 use crate::phi::Phi;
@@ -46,16 +47,24 @@ pub struct Sender {
 
 /// Why an instance was not taken.
 #[derive(Debug)]
-enum NotStored {
+pub enum NotStored {
+    /// The store could not take it.
     Objects(ObjectError),
+    /// Its data set does not say what it is.
     NotIdentified(NotIdentified),
+    /// It is of another study than the request was for (STOW-RS to a study).
+    OtherStudy,
 }
 
 impl NotStored {
-    fn status(&self) -> Status {
+    /// What the sender is told.
+    pub fn status(&self) -> Status {
         match self {
             NotStored::Objects(error) => our_status::of_object_error(error),
             NotStored::NotIdentified(error) => our_status::of_not_identified(*error),
+            NotStored::OtherStudy => {
+                (status::OTHER_STUDY, Some("the instance is of another study than the request"))
+            }
         }
     }
 
@@ -63,6 +72,7 @@ impl NotStored {
         match self {
             NotStored::Objects(error) => error.to_string(),
             NotStored::NotIdentified(error) => error.to_string(),
+            NotStored::OtherStudy => "the instance is of another study than the request".into(),
         }
     }
 }
@@ -78,25 +88,21 @@ impl Receiver {
         sender: &Sender,
     ) -> Result<Command, AssociationError> {
         let syntax = association.context(context).cloned();
-        let named = |uid: &Option<Phi<String>>| uid.as_ref().is_some_and(|uid| is_uid(uid.expose()));
-        let receipt = match (syntax, &request.sop_class_uid, &request.sop_instance_uid) {
+        let usable = |uid: &Option<Phi<String>>| uid.as_ref().is_some_and(|uid| is_uid(uid.expose()));
+        let named = match (syntax, &request.sop_class_uid, &request.sop_instance_uid) {
             (Some(syntax), Some(class), Some(instance))
                 if *class == syntax.abstract_syntax
                     && is_storage(class)
                     && is_uid(class)
                     && is_uid(instance.expose()) =>
             {
-                Ok(Receipt {
+                Ok(Named {
                     sop_class_uid: class.clone(),
                     sop_instance_uid: instance.clone(),
                     transfer_syntax: syntax.transfer_syntax,
-                    calling_ae: sender.calling_ae.clone(),
-                    called_ae: self.ae_title.clone(),
-                    peer: sender.peer.clone(),
-                    received_ms: self.clock.now_ms(),
                 })
             }
-            _ if !named(&request.sop_instance_uid) => {
+            _ if !usable(&request.sop_instance_uid) => {
                 Err((status::CANNOT_UNDERSTAND, Some("no usable Affected SOP Instance UID")))
             }
             _ => Err((status::SOP_CLASS_NOT_SUPPORTED, Some("SOP class does not fit the context"))),
@@ -104,7 +110,7 @@ impl Receiver {
         if !request.has_data_set {
             return Ok(request.response(status::CANNOT_UNDERSTAND, Some("the request has no data set")));
         }
-        let begun = receipt.map(|receipt| self.objects.begin(receipt).map_err(NotStored::Objects));
+        let begun = named.map(|named| self.begin(named, sender));
         let received = receive_fragments(association, context, begun).await?;
         let (status, comment) = match received {
             Err(status) => status,
@@ -117,7 +123,22 @@ impl Receiver {
         Ok(request.response(status, comment))
     }
 
-    async fn not_stored(&self, error: NotStored, sender: &Sender) -> Status {
+    /// Starts to take an instance that its sender has named.
+    pub fn begin(&self, named: Named, sender: &Sender) -> Result<Incoming, NotStored> {
+        let receipt = Receipt {
+            sop_class_uid: named.sop_class_uid,
+            sop_instance_uid: named.sop_instance_uid,
+            transfer_syntax: named.transfer_syntax,
+            calling_ae: sender.calling_ae.clone(),
+            called_ae: self.ae_title.clone(),
+            peer: sender.peer.clone(),
+            received_ms: self.clock.now_ms(),
+        };
+        self.objects.begin(receipt).map_err(NotStored::Objects)
+    }
+
+    /// Counts, logs and audits an instance that was not taken; yields what its sender is told.
+    pub async fn not_stored(&self, error: NotStored, sender: &Sender) -> Status {
         let (status, comment) = error.status();
         metrics::counter!("lightbox_instances_received_total", "outcome" => "refused").increment(1);
         tracing::warn!(
@@ -141,26 +162,24 @@ impl Receiver {
 
     /// Makes the instance durable, with its entry.
     async fn keep(&self, incoming: Incoming) -> Result<(), NotStored> {
+        let (finished, entry) = self.identify(incoming).await?;
+        finished.commit(entry).await.map_err(NotStored::Objects)
+    }
+
+    /// Looks at an instance that has come whole: what remains is to commit it with its entry.
+    pub async fn identify(&self, incoming: Incoming) -> Result<(Finished, Entry), NotStored> {
         let mut finished = incoming.finish().await.map_err(NotStored::Objects)?;
         // A header in memory is scanned in some ten microseconds; one that lies on the disk may take long.
-        let scanned = if finished.is_in_memory() {
+        let (header, damage) = if finished.is_in_memory() {
             finished.scan()
         } else {
             tokio::task::block_in_place(|| finished.scan())
         };
-        let entry = identify(&finished, &scanned, &self.identity)?;
-        finished.commit(entry).await.map_err(NotStored::Objects)
+        let (digest, receipt) = (finished.digest(), finished.receipt().clone());
+        let entry = Entry::new(digest, receipt, finished.length(), &header, damage.as_ref(), &self.identity)
+            .map_err(NotStored::NotIdentified)?;
+        Ok((finished, entry))
     }
-}
-
-fn identify(
-    finished: &Finished,
-    (header, damage): &(Header, Option<Damage>),
-    identity: &DeviceIdentity,
-) -> Result<Entry, NotStored> {
-    let (digest, receipt) = (finished.digest(), finished.receipt().clone());
-    Entry::new(digest, receipt, finished.length(), header, damage.as_ref(), identity)
-        .map_err(NotStored::NotIdentified)
 }
 
 /// Reads the data set to its end, whatever becomes of it: the response comes after it (PS3.7

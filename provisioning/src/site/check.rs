@@ -6,11 +6,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 
-use super::completion;
 use super::locate::{line_at, line_of};
 use super::raw::Names;
 use super::routing;
 use super::{Capability, Certificate, Problem, Site, SiteError, SiteFile};
+use super::{completion, dicomweb};
 
 /// Collects problems while the checks go on, so that a site sees all of them at once.
 pub(super) struct Problems<'a> {
@@ -63,6 +63,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Site, SiteError> {
     }
     check_rules(&file, &models, &destinations, &mut problems);
     completion::check(&file, &peers, &mut problems);
+    dicomweb::check(&file, &peers, &mut problems);
     routing::check(&file, &destinations, &mut problems);
     problems.into_result(path)?;
     join_paths(&mut file, path.parent().unwrap_or(Path::new("")));
@@ -140,6 +141,9 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
         ("dicom.handshake_timeout_seconds", file.dicom.handshake_timeout_seconds, 1, 120),
         ("dicom.artim_seconds", file.dicom.artim_seconds, 1, 120),
         ("dicom.idle_timeout_seconds", file.dicom.idle_timeout_seconds, 1, 3600),
+        ("dicomweb.max_request_mib", file.dicomweb.max_request_mib, 1, 1_048_576),
+        ("dicomweb.max_instance_mib", file.dicomweb.max_instance_mib, 1, 1_048_576),
+        ("dicomweb.max_instances", file.dicomweb.max_instances.into(), 1, 100_000),
         ("store.reserve_mib", file.store.reserve_mib, 1, 1_048_576),
         ("store.segment_mib", file.store.segment_mib, 4, 1024),
         ("store.segments_mib", file.store.segments_mib, 8, 1_048_576),
@@ -219,11 +223,14 @@ fn check_peers(file: &SiteFile, problems: &mut Problems<'_>) {
         let key = format!("peer[{index}]");
         ae_title(&format!("{key}.ae_title"), &peer.ae_title, problems);
         let called = [Capability::Receive, Capability::Query, Capability::Retrieve];
-        if called.iter().any(|capability| peer.may.contains(capability)) && peer.address.is_none() {
+        if called.iter().any(|capability| peer.may.contains(capability))
+            && peer.address.is_none()
+            && peer.dicomweb.is_none()
+        {
             problems.add(
                 format!("{key}.address"),
                 "a peer that may receive, or be queried or retrieved from, needs an address",
-                "add e.g. address = \"pacs.example.org:2762\"",
+                "add e.g. address = \"pacs.example.org:2762\", or dicomweb = { url = \"https://…\" }",
             );
         }
         if let Some(address) = &peer.address {
@@ -316,11 +323,12 @@ pub fn parse_fingerprint(text: &str) -> Option<[u8; 32]> {
 fn check_destinations(file: &SiteFile, peers: &Names, problems: &mut Problems<'_>) {
     for (index, destination) in file.destination.iter().enumerate() {
         let key = format!("destination[{index}]");
-        if destination.dicom.is_some() == destination.hl7.is_some() {
+        let kinds = [destination.dicom.is_some(), destination.dicomweb.is_some(), destination.hl7.is_some()];
+        if kinds.iter().filter(|given| **given).count() != 1 {
             problems.add(
                 &key,
-                "a destination is either DICOM or HL7",
-                "give exactly one of dicom = { … } and hl7 = { … }",
+                "a destination is DICOM, DICOMweb or HL7",
+                "give exactly one of dicom = { … }, dicomweb = { … } and hl7 = { … }",
             );
         }
         if let Some(dicom) = &destination.dicom {
@@ -334,6 +342,11 @@ fn check_destinations(file: &SiteFile, peers: &Names, problems: &mut Problems<'_
                     format!("{key}.dicom.peer"),
                     format!("the peer \"{}\" may not receive", dicom.peer),
                     "add \"receive\" to its `may`",
+                ),
+                Some(peer) if peer.address.is_none() => problems.add(
+                    format!("{key}.dicom.peer"),
+                    format!("the peer \"{}\" has no address", dicom.peer),
+                    "add `address` to it, or send by dicomweb = { peer = \"…\" }",
                 ),
                 Some(_) => {}
             }

@@ -25,7 +25,10 @@ fn timers(file: &SiteFile, peers: &Names, problems: &mut Problems<'_>) {
         let remedy = "name a [[peer]] of this file that has an address and \"query\" in its `may`";
         match peers.get(name).and_then(|found| file.peer.get(*found)) {
             None => problems.add("timers.count_at", format!("there is no peer \"{name}\""), remedy),
-            Some(peer) if peer.address.is_none() || !peer.may.contains(&Capability::Query) => {
+            Some(peer)
+                if (peer.address.is_none() && peer.dicomweb.is_none())
+                    || !peer.may.contains(&Capability::Query) =>
+            {
                 problems.add(
                     "timers.count_at",
                     format!("the peer \"{name}\" cannot be asked: it has no address or may not be queried"),

@@ -6,6 +6,7 @@
 
 mod check;
 mod completion;
+mod dicomweb;
 mod locate;
 mod networks;
 mod peers;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use check::parse_fingerprint;
 pub use completion::field_name;
+pub use dicomweb::WebUrl;
 pub use networks::Network;
 pub use raw::*;
 pub use reference::reference_markdown;

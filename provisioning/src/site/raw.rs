@@ -19,6 +19,9 @@ pub struct SiteFile {
     /// The DICOM listener and its limits.
     #[serde(default)]
     pub dicom: Dicom,
+    /// Instances by DICOMweb.
+    #[serde(default)]
+    pub dicomweb: Dicomweb,
     /// The administration page.
     #[serde(default)]
     pub admin: Admin,
@@ -157,6 +160,39 @@ impl Default for Dicom {
             handshake_timeout_seconds: 10,
             artim_seconds: 10,
             idle_timeout_seconds: 60,
+        }
+    }
+}
+
+/// `[dicomweb]`: instances by DICOMweb (STOW-RS, PS3.18 §10.5), over HTTPS with a client certificate.
+/// Who may send is said by `[[peer]]`, as for C-STORE: `certificate`, `may`, `networks`, `sop_classes`,
+/// `max_associations` (requests count as associations) and `throttle_mib_per_second`. A peer with
+/// `user_identity` cannot send by DICOMweb. The times are those of `[dicom]`: `handshake_timeout_seconds`,
+/// `artim_seconds` for a request's head and between two requests, `idle_timeout_seconds` for each 16 KiB
+/// of a body. Rules see the peer's `ae_title` as the calling AE.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dicomweb {
+    /// Address and port, e.g. `0.0.0.0:8042`. Without it this box takes nothing by DICOMweb.
+    pub listen: Option<String>,
+    /// What the paths begin with: instances are sent to `{prefix}/studies`.
+    pub prefix: String,
+    /// Longest body of a request, in MiB, 1 to 1048576.
+    pub max_request_mib: u64,
+    /// Longest instance, in MiB, 1 to 1048576; a longer one fails, the others of its request do not.
+    pub max_instance_mib: u64,
+    /// Most instances of one request, 1 to 100000.
+    pub max_instances: u32,
+}
+
+impl Default for Dicomweb {
+    fn default() -> Self {
+        Dicomweb {
+            listen: None,
+            prefix: "/dicom-web".into(),
+            max_request_mib: 16_384,
+            max_instance_mib: 4096,
+            max_instances: 10_000,
         }
     }
 }
@@ -391,6 +427,9 @@ pub struct Peer {
     pub ae_title: String,
     /// Host and port at which it receives, e.g. `pacs.example.org:2762`. Needed to send to it.
     pub address: Option<String>,
+    /// Where it offers DICOMweb. A peer without `address` is queried (QIDO-RS) and retrieved from
+    /// (WADO-RS) by it; one with both is asked by DIMSE. A destination says by itself which it uses.
+    pub dicomweb: Option<WebPeer>,
     /// How its certificate is known. Needed unless `plaintext = true`.
     pub certificate: Option<Certificate>,
     /// What it may do, and what may be done with it. `send`: send objects to us (C-STORE), tell us of
@@ -430,6 +469,15 @@ pub struct Peer {
     /// A user identity that it must send (PS3.7 D.3.3.7, types 1 and 2), besides its certificate. Without
     /// it, or with another, it is rejected (1/1/1).
     pub user_identity: Option<UserIdentity>,
+}
+
+/// `peer.dicomweb`: a DICOMweb service.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebPeer {
+    /// Its base URL, e.g. `https://pacs.example.org:8042/dicom-web`. We show our own certificate; the
+    /// peer's must be the one of its `certificate`. `http://` needs `plaintext = true`.
+    pub url: String,
 }
 
 /// `peer.user_identity`: whom a peer must say it is.
@@ -516,7 +564,7 @@ pub struct Model {
     pub bundle: PathBuf,
 }
 
-/// `[[destination]]`: exactly one of `dicom` and `hl7`.
+/// `[[destination]]`: exactly one of `dicom`, `dicomweb` and `hl7`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Destination {
@@ -524,8 +572,23 @@ pub struct Destination {
     pub name: String,
     /// Send the DICOM SR, and forwarded images, to a peer.
     pub dicom: Option<DicomDestination>,
+    /// Send the DICOM SR, and forwarded images, to a peer by DICOMweb (STOW-RS).
+    pub dicomweb: Option<WebDestination>,
     /// Send an ORU^R01 by MLLP.
     pub hl7: Option<Hl7Destination>,
+}
+
+/// `destination.dicomweb`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebDestination {
+    /// Name of the peer, which must have `dicomweb` and the capability `receive`.
+    pub peer: String,
+    /// Elements to change in every image that is forwarded to this destination; see `rule.set`. A
+    /// rule's own `set` goes before it. Transfer syntaxes are not negotiated in DICOMweb: images leave as
+    /// they came.
+    #[serde(default)]
+    pub set: Edits,
 }
 
 /// `destination.dicom`.
@@ -620,7 +683,7 @@ pub struct Rule {
     /// Names of the destinations for the results.
     #[serde(default)]
     pub deliver: Vec<String>,
-    /// Names of DICOM destinations to which the series' instances are sent on, as received, once the
+    /// Names of DICOM and DICOMweb destinations to which the series' instances are sent on, as received, once the
     /// study's revision is closed. Works with and without `models`. Images that come late are sent on
     /// with the next revision, each image once to each destination. A series is never sent back to the
     /// peer that it came from.

@@ -211,6 +211,9 @@ pub(super) fn check(file: &SiteFile, destinations: &Names, problems: &mut Proble
         if let Some(dicom) = &destination.dicom {
             check_edits(&format!("destination[{index}].dicom.set"), &dicom.set, problems);
         }
+        if let Some(web) = &destination.dicomweb {
+            check_edits(&format!("destination[{index}].dicomweb.set"), &web.set, problems);
+        }
         let syntaxes = destination.dicom.iter().flat_map(|dicom| &dicom.transcode).enumerate();
         for (position, syntax) in syntaxes.filter(|(_, syntax)| parse_transcode(syntax).is_none()) {
             problems.add(
@@ -229,10 +232,10 @@ pub(super) fn check(file: &SiteFile, destinations: &Names, problems: &mut Proble
                     format!("there is no destination \"{name}\""),
                     "name a [[destination]] of this file",
                 ),
-                Some(destination) if destination.dicom.is_none() => problems.add(
+                Some(destination) if destination.hl7.is_some() => problems.add(
                     key,
                     format!("the destination \"{name}\" takes HL7 messages, not images"),
-                    "name a destination with dicom = { peer = \"…\" }",
+                    "name a destination with dicom = { peer = \"…\" } or dicomweb = { peer = \"…\" }",
                 ),
                 Some(_) => {}
             }

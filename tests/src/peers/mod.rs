@@ -15,4 +15,5 @@ pub mod server;
 pub mod silent;
 pub mod storescp;
 pub mod storescu;
+pub mod stow;
 pub mod tls_client;

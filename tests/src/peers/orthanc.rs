@@ -45,12 +45,34 @@ impl Orthanc {
         Self::start_with(hospital, &json!({ "lightbox": us }))
     }
 
+    /// Starts one that offers DICOMweb at [`dicomweb`](Self::dicomweb), over plain HTTP.
+    #[track_caller]
+    pub fn start_with_dicomweb(hospital: &Hospital) -> Self {
+        let plugin = ["/usr/share/orthanc/plugins", "/usr/lib/orthanc/plugins"]
+            .map(|folder| Path::new(folder).join("libOrthancDicomWeb.so"))
+            .into_iter()
+            .find(|path| path.exists())
+            .unwrap_or_else(|| panic!("Orthanc's DICOMweb plugin is missing: ./justw peers installs it"));
+        let more = json!({ "Plugins": [plugin], "DicomWeb": { "Enable": true, "Root": "/dicom-web/" } });
+        Self::start_configured(hospital, &json!({}), &more)
+    }
+
+    /// The base URL of its DICOMweb service.
+    pub fn dicomweb(&self) -> String {
+        self.url("dicom-web")
+    }
+
     #[track_caller]
     fn start_with(hospital: &Hospital, modalities: &Value) -> Self {
+        Self::start_configured(hospital, modalities, &json!({}))
+    }
+
+    #[track_caller]
+    fn start_configured(hospital: &Hospital, modalities: &Value, more: &Value) -> Self {
         let identity = hospital.issue("orthanc");
         let folder = hospital.sub_folder("orthanc");
         let (port, http) = (port::reserve(), port::reserve());
-        let configuration = json!({
+        let mut configuration = json!({
             "Name": "PACS", "StorageDirectory": folder.join("db"), "IndexDirectory": folder.join("db"),
             "HttpPort": http, "RemoteAccessAllowed": false, "AuthenticationEnabled": false,
             "DicomPort": port, "DicomAet": AE_TITLE, "DicomCheckCalledAet": true,
@@ -61,6 +83,9 @@ impl Orthanc {
             "DicomTlsTrustedCertificates": hospital.ca(), "DicomTlsRemoteCertificateRequired": true,
             "OverwriteInstances": false, "Plugins": [],
         });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            configuration[key] = value.clone();
+        }
         let path = folder.join("orthanc.json");
         fs::write(&path, configuration.to_string()).expect("written");
         let server =

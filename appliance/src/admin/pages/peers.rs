@@ -54,7 +54,10 @@ fn facts(page: &Page<'_>, peer: &Peer, heard: &Heard) -> Markup {
         .file
         .destination
         .iter()
-        .filter(|destination| destination.dicom.as_ref().is_some_and(|dicom| dicom.peer == peer.name))
+        .filter(|destination| {
+            destination.dicom.as_ref().is_some_and(|dicom| dicom.peer == peer.name)
+                || destination.dicomweb.as_ref().is_some_and(|web| web.peer == peer.name)
+        })
         .map(|destination| destination.name.as_str())
         .collect();
     let certificate = peer.certificate.clone().unwrap_or_default();

@@ -82,7 +82,11 @@ fn address(page: &Page<'_>, name: &str) -> Markup {
         (None, Some(hl7)) => {
             format!("HL7 ORU^R01 to {}{}", hl7.address, if hl7.tls { " (TLS)" } else { " (without TLS)" })
         }
-        (None, None) => String::new(),
+        (None, None) => {
+            let peer = destination.dicomweb.as_ref().and_then(|web| page.site.peer(&web.peer));
+            let url = peer.and_then(|peer| peer.dicomweb.as_ref()).map(|web| web.url.as_str());
+            format!("DICOM SR by STOW-RS to {}", url.unwrap_or_default())
+        }
     };
     html! {
         p.soft { @match page.site.destination(name) {

@@ -1,10 +1,11 @@
 //! Sending series on as they were received: one task a destination, many instances over one
-//! association, and every instance that the destination has taken written down.
+//! association or one after the other by STOW-RS, and every instance that the destination has taken
+//! written down.
 
 mod coerce;
 mod contexts;
 mod decompress;
-mod prepare;
+pub(super) mod prepare;
 mod rewrite;
 mod send;
 pub mod source;

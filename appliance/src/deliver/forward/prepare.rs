@@ -14,14 +14,14 @@ use crate::dicom::services::{EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIA
 const DATA_SET_MAX: u64 = 512 << 20;
 
 /// Something to read from that can go back.
-pub(super) trait Stored: Read + Seek + Send {}
+pub(in crate::deliver) trait Stored: Read + Seek + Send {}
 
 impl<R: Read + Seek + Send> Stored for R {}
 
 /// What is sent: pieces of what the reader stands at.
-pub(super) struct Prepared {
-    pub(super) reader: Box<dyn Stored>,
-    pub(super) pieces: Vec<Piece>,
+pub(in crate::deliver) struct Prepared {
+    pub(in crate::deliver) reader: Box<dyn Stored>,
+    pub(in crate::deliver) pieces: Vec<Piece>,
 }
 
 impl Prepared {

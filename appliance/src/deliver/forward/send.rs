@@ -12,6 +12,7 @@ use super::rewrite::Cannot;
 use super::source::{self, Source};
 use super::{Forwarder, LEASE, Tallies};
 use crate::deliver::sender::{Reason, Route, Sent, exchange_store, judge};
+use crate::deliver::stow;
 use crate::dicom::association::{Association, AssociationError};
 use crate::dicom::dimse::{C_STORE_RQ, Command};
 use crate::dicom::peer::Stream;
@@ -19,6 +20,7 @@ use crate::dicom::services::{EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIA
 use crate::phi::Phi;
 use crate::store::forwards::{self, Claim, Fate, Instance, Item};
 use crate::store::ledger::LedgerError;
+use crate::web::client::{Remote, WebError};
 
 /// What was sent is written down after so many instances, or after [`FLUSH_MS`].
 const FLUSH_EACH: usize = 8;
@@ -114,8 +116,11 @@ pub(super) async fn send_all(
     };
     let mut left = &claim.items[..];
     while !left.is_empty() {
-        let batch = &left[..contexts::first_batch(left)];
-        match this.batch(batch).await {
+        let sent = match route.web() {
+            Some(remote) => this.by_web(remote, left).await,
+            None => this.batch(&left[..contexts::first_batch(left)]).await,
+        };
+        match sent {
             // An object that cannot be read breaks the association: the others get another one.
             Ok(done) => left = &left[done..],
             Err(stop) => {
@@ -182,6 +187,41 @@ impl Try<'_> {
         Ok(items.len())
     }
 
+    /// Sends items by STOW-RS, each in a request of its own; yields how many of them are settled.
+    async fn by_web(&mut self, remote: &Remote, items: &[Item]) -> Result<usize, Stop> {
+        for item in items {
+            let Some(instance) = &item.instance else {
+                self.refuse(item, Reason::plain("the index of instances no longer has it")).await?;
+                continue;
+            };
+            if *self.stop.borrow() {
+                return Err(Stop::passing(Reason::plain("the daemon was stopped")));
+            }
+            let coercion = self.coercions.get(&item.forward).cloned().unwrap_or_default();
+            let sent = match self.prepare(instance, None, coercion).await {
+                Ok(prepared) => stow::forward(remote, instance, prepared, &instance.transfer_syntax).await,
+                Err(reason) => Ok(Sent::Never(reason)),
+            };
+            match sent {
+                Ok(Sent::Delivered(remark)) => {
+                    self.report.remark = remark.or(self.report.remark.take());
+                    self.settle(item, Fate::Sent).await?;
+                }
+                Ok(Sent::Never(reason)) => self.refuse(item, reason).await?,
+                Ok(Sent::Later(reason)) => return Err(Stop::passing(reason)),
+                Err(error @ WebError::Unsent) => self.refuse(item, Reason::plain(error.to_string())).await?,
+                Err(error) => {
+                    let reason = Reason::plain(error.to_string());
+                    if !matches!(error, WebError::Peer(_)) {
+                        self.fates.push((item.id, item.forward, Fate::Broke));
+                    }
+                    return Err(Stop::passing(reason));
+                }
+            }
+        }
+        Ok(items.len())
+    }
+
     async fn associate(&self, proposal: &[(String, Vec<String>)]) -> Result<Association<Stream>, Stop> {
         self.route.associate(proposal).await.map_err(|sent| match sent {
             Sent::Never(reason) => Stop { reason, lasting: true },
@@ -216,19 +256,9 @@ impl Try<'_> {
         let Some((context, to)) = as_it_is.or_else(changed) else {
             return Ok(Sent::Never(self.not_accepted(association, instance)));
         };
-        let (objects, object) = (self.forwarder.objects.clone(), instance.object.clone());
-        let from = instance.transfer_syntax.clone();
-        let mut coercion = coercion.clone();
-        let prepared = tokio::task::spawn_blocking(move || {
-            let (receipt, reader) = objects.read(&object).map_err(|_| Cannot::Read)?;
-            let length = reader.length();
-            coercion.source = receipt.calling_ae;
-            prepare::prepare(Box::new(reader), length, &from, to, &coercion)
-        });
-        let Prepared { reader, pieces } = match prepared.await {
-            Ok(Ok(prepared)) => prepared,
-            Ok(Err(why)) => return Ok(Sent::Never(Reason::plain(why.to_string()))),
-            Err(_) => return Ok(Sent::Never(Reason::plain("preparing it failed in the code that does it"))),
+        let Prepared { reader, pieces } = match self.prepare(instance, to, coercion.clone()).await {
+            Ok(prepared) => prepared,
+            Err(reason) => return Ok(Sent::Never(reason)),
         };
         let data_set = Source::new(reader, pieces);
         self.message_id = self.message_id.wrapping_add(1).max(1);
@@ -242,6 +272,28 @@ impl Try<'_> {
         };
         let response = exchange_store(association, context, &request, data_set).await?;
         Ok(judge(&response))
+    }
+
+    /// What is to be sent of an instance, or why it cannot be.
+    async fn prepare(
+        &self,
+        instance: &Instance,
+        to: Option<&'static str>,
+        mut coercion: Coercion,
+    ) -> Result<Prepared, Reason> {
+        let (objects, object) = (self.forwarder.objects.clone(), instance.object.clone());
+        let from = instance.transfer_syntax.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let (receipt, reader) = objects.read(&object).map_err(|_| Cannot::Read)?;
+            let length = reader.length();
+            coercion.source = receipt.calling_ae;
+            prepare::prepare(Box::new(reader), length, &from, to, &coercion)
+        });
+        match prepared.await {
+            Ok(Ok(prepared)) => Ok(prepared),
+            Ok(Err(why)) => Err(Reason::plain(why.to_string())),
+            Err(_) => Err(Reason::plain("preparing it failed in the code that does it")),
+        }
     }
 
     /// Why the peer does not get an instance: it accepted no context in which it can be sent.

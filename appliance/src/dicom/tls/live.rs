@@ -107,7 +107,7 @@ impl Live {
         let sources =
             Arc::new(Trust::new(entries.collect(), roots.as_ref())?.with_revocations(lists.clone()));
         let mut peer_clients = BTreeMap::new();
-        for peer in site.file.peer.iter().filter(|peer| peer.address.is_some()) {
+        for peer in site.file.peer.iter().filter(|peer| peer.address.is_some() || peer.dicomweb.is_some()) {
             if let Some(known) = peer.certificate.as_ref().and_then(Known::of) {
                 let config = client_config_with(known, roots.clone(), Some(&identity), lists.clone())?;
                 peer_clients.insert(peer.name.clone(), config);

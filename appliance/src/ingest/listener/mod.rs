@@ -8,12 +8,12 @@
 //! - [`policy`]: what the site file lets each peer do, pure;
 //! - [`places`]: the waiting room, and how many associations there are;
 //! - [`refusals`]: the record of those turned away;
-//! - `throttle`: how fast a peer is read.
+//! - [`throttle`]: how fast a peer is read.
 
 pub mod places;
 pub mod policy;
 pub mod refusals;
-mod throttle;
+pub mod throttle;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use self::places::{Full, Place, Places, Waiting, WaitingRoom};
 use self::policy::{Caller, Denied, PeerPolicy, Policy, printable};
@@ -39,6 +40,7 @@ use crate::audit::{Event, EventKind};
 use crate::dicom::association::{AssociationError, Limits, Rejection, Requested};
 use crate::dicom::tls::live::Live;
 use crate::dicom::tls::{SeenCertificate, explain_handshake, watch_handshake};
+use crate::store::ledger::Ledger;
 
 /// The listener's policy and means; shared by all connections.
 pub struct Listener {
@@ -52,13 +54,144 @@ pub struct Listener {
     congestion_bytes: u64,
     places: Arc<Places>,
     waiting: WaitingRoom,
-    throttles: BTreeMap<String, Arc<Bucket>>,
+    throttles: Throttles,
 }
 
 /// A peer's way through TLS: whose certificate it is, and which.
-struct Shown {
-    owners: Vec<String>,
+#[derive(Debug)]
+pub struct Shown {
+    /// The peers of the site file that it belongs to.
+    pub owners: Vec<String>,
+    /// The certificate.
+    pub certificate: Option<SeenCertificate>,
+}
+
+/// The rates of the peers that have one, by their names; all ports share them.
+pub type Throttles = BTreeMap<String, Arc<Bucket>>;
+
+/// The rates that the site file gives.
+pub fn throttles(policy: &Policy) -> Throttles {
+    let limited = policy.peers().iter().filter_map(|peer| {
+        let bytes = peer.throttle?;
+        Some((peer.name.clone(), Arc::new(Bucket::new(bytes))))
+    });
+    limited.collect()
+}
+
+/// Finds out by TLS who is calling; both the DICOM port and DICOMweb do it so. An error is the refusal
+/// that is to be recorded.
+pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    live: &Live,
+    stream: S,
+    address: SocketAddr,
+    within: Duration,
+    now_ms: i64,
+) -> Result<(TlsStream<S>, Shown), Refusal> {
+    let refusal = |reason: String, remedy: &str| Refusal {
+        peer: address.ip().to_canonical().to_string(),
+        calling_ae: String::new(),
+        address,
+        code: "TLS".into(),
+        reason,
+        remedy: remedy.into(),
+    };
+    let acceptor = TlsAcceptor::from(live.peers_server.clone());
+    let (outcome, owner) = watch_handshake(tokio::time::timeout(within, acceptor.accept(stream))).await;
+    match outcome {
+        Err(_) => {
+            let reason = "the peer did not finish the TLS handshake in time".to_owned();
+            Err(refusal(reason, "check that the peer speaks TLS on this port"))
+        }
+        Ok(Err(error)) => {
+            let (reason, remedy) = explain_handshake(&error);
+            let mut refusal = refusal(reason, remedy);
+            if let Some(owner) = owner {
+                refusal.peer = owner;
+            }
+            Err(refusal)
+        }
+        Ok(Ok(stream)) => {
+            let shown = shown(live, stream.get_ref().1, now_ms);
+            Ok((stream, shown))
+        }
+    }
+}
+
+/// The peers whose certificate this is.
+fn shown(live: &Live, connection: &rustls::ServerConnection, now_ms: i64) -> Shown {
+    let now = UnixTime::since_unix_epoch(Duration::from_millis(now_ms.try_into().unwrap_or_default()));
+    match connection.peer_certificates() {
+        Some([certificate, intermediates @ ..]) => Shown {
+            owners: live
+                .peers
+                .owners(certificate, intermediates, now)
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            certificate: SeenCertificate::of(certificate),
+        },
+        _ => Shown { owners: Vec::new(), certificate: None },
+    }
+}
+
+/// Why no peer may begin to send now, and the remedy: the disk is too full.
+pub fn congestion(receiver: &Receiver, congestion_bytes: u64) -> Option<(String, String)> {
+    // Where the free space cannot be asked for, storing answers by what writing says.
+    let free = receiver.objects.free_bytes().ok()?;
+    (free < congestion_bytes).then(|| {
+        (
+            format!("less than store.congestion_mib = {} MiB of the disk are free", congestion_bytes >> 20),
+            "make room on the disk of appliance.data_dir; the peer may then send again".to_owned(),
+        )
+    })
+}
+
+/// Why there is no place for a peer, and the remedy.
+pub fn explain_full(full: Full, peer: &str) -> (String, String) {
+    let (reason, key) = match full {
+        Full::Peer(max) => (
+            format!("peer \"{peer}\" has {max} associations open already"),
+            format!("`max_associations` of [[peer]] \"{peer}\""),
+        ),
+        Full::All(max) => {
+            (format!("{max} associations are open already"), "dicom.max_associations".to_owned())
+        }
+    };
+    (reason, format!("lower the peer's number of parallel associations, or raise {key}"))
+}
+
+/// Writes down that a peer was let in, and which certificate it showed. What cannot be audited is not
+/// done: false. With a full disk it is let in, and told instance by instance to come back.
+pub async fn let_in(
+    ledger: &Ledger,
+    peer: &str,
+    calling_ae: &str,
+    address: SocketAddr,
     certificate: Option<SeenCertificate>,
+) -> bool {
+    let event = Event::new(
+        EventKind::AssociationAccepted,
+        peer,
+        json!({ "calling_ae": calling_ae, "address": address.ip().to_canonical().to_string() }),
+    );
+    let name = peer.to_owned();
+    let written = ledger.write(move |writer| {
+        if let Some(seen) = certificate {
+            writer.tx().execute(
+                "INSERT INTO peer_certificates (peer, sha256, not_after, seen_at) VALUES (?1,?2,?3,?4)
+                 ON CONFLICT (peer) DO UPDATE SET sha256 = ?2, not_after = ?3, seen_at = ?4",
+                params![name, seen.sha256, seen.not_after_ms, writer.now_ms()],
+            )?;
+        }
+        writer.audit(&event)
+    });
+    match written.await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(peer, reason = error.to_string(), "the association could not be audited");
+            error.is_full()
+        }
+    }
 }
 
 impl Listener {
@@ -69,18 +202,15 @@ impl Listener {
         services: Services,
         policy: Arc<Policy>,
         places: Arc<Places>,
+        throttles: Throttles,
         tls: watch::Receiver<Arc<Live>>,
     ) -> Self {
         let (dicom, store) = (&site.file.dicom, &site.file.store);
-        let throttles = policy.peers().iter().filter_map(|peer| {
-            let bytes = peer.throttle?;
-            Some((peer.name.clone(), Arc::new(Bucket::new(bytes))))
-        });
         Listener {
             receiver,
             services,
             tls,
-            throttles: throttles.collect(),
+            throttles,
             policy,
             limits: Limits {
                 max_pdu: dicom.max_pdu_bytes,
@@ -130,55 +260,12 @@ impl Listener {
     }
 
     async fn encrypted(&self, stream: TcpStream, address: SocketAddr, waiting: Waiting<'_>) {
-        let refusal = |reason: String, remedy: &str| Refusal {
-            peer: address.ip().to_canonical().to_string(),
-            calling_ae: String::new(),
-            address,
-            code: "TLS".into(),
-            reason,
-            remedy: remedy.into(),
-        };
         // One state of certificates for the whole handshake, whatever is reloaded meanwhile.
         let live = self.tls.borrow().clone();
-        let acceptor = TlsAcceptor::from(live.peers_server.clone());
-        let (outcome, owner) =
-            watch_handshake(tokio::time::timeout(self.handshake, acceptor.accept(stream))).await;
-        match outcome {
-            Err(_) => {
-                let reason = "the peer did not finish the TLS handshake in time".to_owned();
-                self.refused(refusal(reason, "check that the peer speaks TLS on this port")).await;
-            }
-            Ok(Err(error)) => {
-                let (reason, remedy) = explain_handshake(&error);
-                let mut refusal = refusal(reason, remedy);
-                if let Some(owner) = owner {
-                    refusal.peer = owner;
-                }
-                self.refused(refusal).await;
-            }
-            Ok(Ok(stream)) => {
-                let shown = self.shown(&live, stream.get_ref().1);
-                self.associate(stream, address, Some(shown), waiting).await;
-            }
-        }
-    }
-
-    /// The peers whose certificate this is.
-    fn shown(&self, live: &Live, connection: &rustls::ServerConnection) -> Shown {
-        let now = UnixTime::since_unix_epoch(Duration::from_millis(
-            self.receiver.clock.now_ms().try_into().unwrap_or_default(),
-        ));
-        match connection.peer_certificates() {
-            Some([certificate, intermediates @ ..]) => Shown {
-                owners: live
-                    .peers
-                    .owners(certificate, intermediates, now)
-                    .into_iter()
-                    .map(str::to_owned)
-                    .collect(),
-                certificate: SeenCertificate::of(certificate),
-            },
-            _ => Shown { owners: Vec::new(), certificate: None },
+        let now_ms = self.receiver.clock.now_ms();
+        match handshake(&live, stream, address, self.handshake, now_ms).await {
+            Err(refusal) => self.refused(refusal).await,
+            Ok((stream, shown)) => self.associate(stream, address, Some(shown), waiting).await,
         }
     }
 
@@ -272,30 +359,11 @@ impl Listener {
             owners: shown.map(|shown| shown.owners.as_slice()),
             identity: identity.as_ref(),
         })?;
-        // Where the free space cannot be asked for, C-STORE answers by what writing says.
-        if let Ok(free) = self.receiver.objects.free_bytes()
-            && free < self.congestion_bytes
-        {
-            return Err(Denied {
-                rejection: Rejection::CONGESTION,
-                reason: format!(
-                    "less than store.congestion_mib = {} MiB of the disk are free",
-                    self.congestion_bytes >> 20
-                ),
-                remedy: "make room on the disk of appliance.data_dir; the peer may then send again".into(),
-            });
+        if let Some((reason, remedy)) = congestion(&self.receiver, self.congestion_bytes) {
+            return Err(Denied { rejection: Rejection::CONGESTION, reason, remedy });
         }
         let place = self.places.take(&peer.name, peer.max_associations).map_err(|full| {
-            let (reason, key) = match full {
-                Full::Peer(max) => (
-                    format!("peer \"{}\" has {max} associations open already", peer.name),
-                    format!("`max_associations` of [[peer]] \"{}\"", peer.name),
-                ),
-                Full::All(max) => {
-                    (format!("{max} associations are open already"), "dicom.max_associations".to_owned())
-                }
-            };
-            let remedy = format!("lower the peer's number of parallel associations, or raise {key}");
+            let (reason, remedy) = explain_full(full, &peer.name);
             Denied { rejection: Rejection::LOCAL_LIMIT, reason, remedy }
         })?;
         Ok((peer, place))
@@ -309,32 +377,8 @@ impl Listener {
         address: SocketAddr,
         certificate: Option<SeenCertificate>,
     ) {
-        let event = Event::new(
-            EventKind::AssociationAccepted,
-            peer.name.as_str(),
-            json!({ "calling_ae": calling_ae, "address": address.ip().to_canonical().to_string() }),
-        );
-        let name = peer.name.clone();
-        let written = self.receiver.ledger.write(move |writer| {
-            if let Some(seen) = certificate {
-                writer.tx().execute(
-                    "INSERT INTO peer_certificates (peer, sha256, not_after, seen_at) VALUES (?1,?2,?3,?4)
-                     ON CONFLICT (peer) DO UPDATE SET sha256 = ?2, not_after = ?3, seen_at = ?4",
-                    params![name, seen.sha256, seen.not_after_ms, writer.now_ms()],
-                )?;
-            }
-            writer.audit(&event)
-        });
-        if let Err(error) = written.await {
-            // What cannot be audited is not done. With a full disk the sender is told to come back.
-            tracing::error!(
-                peer = peer.name,
-                reason = error.to_string(),
-                "the association could not be audited"
-            );
-            if !error.is_full() {
-                return;
-            }
+        if !let_in(&self.receiver.ledger, &peer.name, &calling_ae, address, certificate).await {
+            return;
         }
         metrics::counter!("lightbox_associations_total", "outcome" => "accepted").increment(1);
         let sender = Sender { peer: peer.name.clone(), calling_ae };

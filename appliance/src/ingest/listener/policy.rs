@@ -149,6 +149,65 @@ impl Policy {
     }
 }
 
+/// Why a DICOMweb request was not granted, in words.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WebDenied {
+    /// The peer, where it is known.
+    pub peer: Option<String>,
+    /// Why, for people.
+    pub reason: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Policy {
+    /// The peer that sends by DICOMweb, or why it may not: the certificate says who it is, for there is
+    /// no AE title and no user identity in such a request.
+    pub fn decide_web(&self, owners: &[String], address: IpAddr) -> Result<&PeerPolicy, WebDenied> {
+        let known: Vec<&PeerPolicy> = self.peers.iter().filter(|peer| owners.contains(&peer.name)).collect();
+        let Some(first) = known.first() else {
+            return Err(WebDenied {
+                peer: None,
+                reason: "the certificate belongs to no peer of the site file any more".into(),
+                remedy: "name it in the site file, or give the peer its new certificate".into(),
+            });
+        };
+        let denied = |reason: String, remedy: String| {
+            Err(WebDenied { peer: Some(first.name.clone()), reason, remedy })
+        };
+        let Some(peer) = known.iter().find(|peer| peer.is_from(address)) else {
+            return denied(
+                format!(
+                    "peer \"{}\" may not call from {}, only from {}",
+                    first.name,
+                    address.to_canonical(),
+                    first.network_texts.join(", ")
+                ),
+                format!(
+                    "if the peer has this address now, add it to `networks` of [[peer]] \"{}\"",
+                    first.name
+                ),
+            );
+        };
+        if !peer.permissions.store {
+            return denied(
+                format!("peer \"{}\" may not send", peer.name),
+                format!("add \"send\" to `may` of [[peer]] \"{}\"", peer.name),
+            );
+        }
+        if peer.wants_identity() {
+            return denied(
+                format!("peer \"{}\" must show a user identity, which DICOMweb does not carry", peer.name),
+                format!(
+                    "let the peer send by C-STORE, or take user_identity out of [[peer]] \"{}\" if its certificate is enough",
+                    peer.name
+                ),
+            );
+        }
+        Ok(peer)
+    }
+}
+
 fn wrong_calling_ae(shown: &str, known: &[&PeerPolicy], owners: Option<&[String]>) -> Denied {
     let expected: Vec<&str> =
         known.iter().flat_map(|peer| peer.ae_titles.iter().map(String::as_str)).collect();
@@ -188,6 +247,11 @@ impl PeerPolicy {
             transfer_syntaxes: peer.transfer_syntaxes.clone(),
             identity: peer.user_identity.as_ref().map(WantedIdentity::new).transpose()?,
         })
+    }
+
+    /// Its AE title: what rules see of a peer that has shown none.
+    pub fn ae_title(&self) -> &str {
+        self.ae_titles.first().map_or("", String::as_str)
     }
 
     fn is_called(&self, calling_ae: &str) -> bool {
@@ -366,6 +430,28 @@ mod tests {
     fn policy() -> Policy {
         let site = Site::parse(Path::new("site.toml"), SITE).expect("a good site file");
         Policy::new(&site).expect("policies")
+    }
+
+    #[test]
+    fn by_web_the_certificate_and_the_network_say_who_sends() {
+        let decide = |policy: &Policy, owners: &[&str], address: &str| {
+            let owners: Vec<String> = owners.iter().map(|owner| (*owner).to_owned()).collect();
+            let address = address.parse().expect("an address");
+            policy.decide_web(&owners, address).map(|peer| peer.name.clone())
+        };
+        let policy = policy();
+        assert_eq!(decide(&policy, &["east", "west"], "10.2.0.9"), Ok("west".into()));
+        let denied = decide(&policy, &["east"], "10.2.0.9").expect_err("another network");
+        assert!(denied.reason.contains("only from 10.1.0.0/16"), "{denied:?}");
+        let denied = decide(&policy, &["archive"], "10.2.0.9").expect_err("may only receive");
+        assert!(denied.remedy.contains("\"send\""), "{denied:?}");
+        assert_eq!(decide(&policy, &[], "10.2.0.9").expect_err("nobody").peer, None);
+        // HTTP carries no user identity: who must show one is not let in without.
+        let site = SITE.replace("sop_classes = [\"ct\"]", "user_identity = { username = \"u\" }");
+        let site = Site::parse(Path::new("site.toml"), &site).expect("a good site file");
+        let strict = Policy::new(&site).expect("policies");
+        let denied = decide(&strict, &["east"], "10.1.0.9").expect_err("no identity");
+        assert!(denied.reason.contains("user identity"), "{denied:?}");
     }
 
     fn decide(calling_ae: &str, address: &str, owners: &[&str]) -> Result<String, Denied> {

@@ -149,7 +149,9 @@ impl RuleSet {
         let destinations = site.file.destination.iter();
         let peers = destinations
             .filter_map(|destination| {
-                Some((destination.name.clone(), destination.dicom.as_ref()?.peer.clone()))
+                let dicom = destination.dicom.as_ref().map(|dicom| &dicom.peer);
+                let peer = dicom.or(destination.dicomweb.as_ref().map(|web| &web.peer))?;
+                Some((destination.name.clone(), peer.clone()))
             })
             .collect();
         Ok(RuleSet { rules, peers, revision: hex(&Sha256::digest(text.as_bytes())), text })
