@@ -4,6 +4,8 @@
 mod coerce;
 mod contexts;
 mod decompress;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod prepare;
 mod rewrite;
 mod send;
