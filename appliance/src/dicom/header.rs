@@ -175,14 +175,15 @@ pub enum Damage {
 #[derive(Clone, Debug, Default)]
 pub struct Header {
     elements: BTreeMap<Tag, RawElement>,
-    holds_implicit: bool,
+    misleading: bool,
 }
 
 impl Header {
-    /// Whether a sequence in an explicit data set is of VR UN, so that its items are implicit (PS3.5 §6.2.2).
-    /// dicom-rs reads such items as explicit, and would allocate by what it takes for their lengths.
-    pub fn holds_implicit(&self) -> bool {
-        self.holds_implicit
+    /// Whether dicom-rs would lose its place in the data set, read values as lengths and allocate by them:
+    /// a sequence of VR UN in an explicit data set, whose items are implicit (PS3.5 §6.2.2) and which it reads as
+    /// explicit; or a number whose length is no multiple of its VR's size, of which it leaves the rest unread.
+    pub fn is_misleading(&self) -> bool {
+        self.misleading
     }
 
     /// The value's bytes as received.
@@ -337,6 +338,18 @@ pub(crate) fn has_long_length(vr: VR) -> bool {
             | VR::UT
             | VR::UV
     )
+}
+
+/// Bytes of one value of a VR (PS3.5 §6.2); in Implicit VR a tag may stand for several VRs, of which the
+/// smallest counts, and UN for what the dictionary does not say.
+fn unit(tag: Tag, vr: VR) -> u32 {
+    let relaxed = || StandardDataDictionary.by_tag(tag).map(|entry| entry.vr.relaxed());
+    match if vr == VR::UN { relaxed().unwrap_or(vr) } else { vr } {
+        VR::US | VR::SS | VR::OW => 2,
+        VR::UL | VR::SL | VR::FL | VR::AT | VR::OF | VR::OL => 4,
+        VR::FD | VR::SV | VR::UV | VR::OD | VR::OV => 8,
+        _ => 1,
+    }
 }
 
 /// Bytes of a data set, with a bound on how many there are.
@@ -534,13 +547,16 @@ impl<I: Input> Scanner<I> {
             }
             places.push(Place { tag, vr, start, value, end: value, undefined: length == UNDEFINED });
         }
+        if length != UNDEFINED && !length.is_multiple_of(unit(tag, vr)) {
+            header.misleading = true;
+        }
         match (vr, length) {
             // Implicit VR has no encapsulated pixel data, and pixel data is no sequence.
             (VR::SQ | VR::UN, UNDEFINED) if tag == tags::PIXEL_DATA => Err(misplaced),
             (VR::SQ, length) => self.push(tag, Kind::Sequence, length, self.encoding()),
             // PS3.5 §6.2.2: a UN element of undefined length holds Implicit VR Little Endian items.
             (VR::UN, UNDEFINED) => {
-                header.holds_implicit = true;
+                header.misleading = true;
                 self.push(tag, Kind::Sequence, length, Encoding::ImplicitLittle)
             }
             // Only Pixel Data may be in fragments (PS3.5 A.4). Other readers take what else has no length for a

@@ -64,8 +64,8 @@ fn data_set(
     if damage.is_some() {
         return Err(ImageError::Malformed("the data set does not parse"));
     }
-    if scanned.holds_implicit() {
-        return Err(ImageError::Unsupported("it holds a sequence whose VR is unknown (UN)"));
+    if scanned.is_misleading() {
+        return Err(ImageError::Unsupported("it holds a number of a wrong length, or a sequence of VR UN"));
     }
     source.seek(SeekFrom::Start(start)).map_err(|error| ImageError::Read(error.kind()))?;
     // A panic of the parser costs this image, not the process; it holds nothing of ours.
