@@ -79,3 +79,11 @@ ci:
 # SLOW, by hand: fuzzes one parser of peers' bytes for SECONDS (targets: appliance/fuzz/README.md).
 fuzz TARGET SECONDS="60":
     scripts/fuzz.sh {{ TARGET }} {{ SECONDS }}
+
+# SLOW, by hand: fuzzes every parser of peers' bytes for SECONDS, two at a time.
+fuzz-all SECONDS="300":
+    scripts/fuzz.sh all {{ SECONDS }}
+
+# Fuzzes every parser of peers' bytes as continuous integration does: what is kept, then 20 seconds.
+fuzz-ci:
+    scripts/fuzz.sh ci 20

@@ -11,6 +11,8 @@ pub mod demo;
 pub mod dicom;
 pub mod dispatch;
 pub mod finding;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 pub mod hl7;
 pub mod infer;
 pub mod ingest;

@@ -3,8 +3,8 @@
     odd_qr_scp.py PORT CERTIFICATE KEY CA HOW
 
 HOW is `endless` (pending responses without end), `silent` (no response), `garbage` (an identifier that is
-no data set), `abort` (A-ABORT after the first response), `refuse` (a failure with a comment) or `move`
-(every C-MOVE fails: the destination is unknown).
+no data set), `abort` (A-ABORT after the first response), `refuse` (a failure with a comment), `echo` (a
+failure whose comment is what was asked for) or `move` (every C-MOVE fails: the destination is unknown).
 """
 
 import ssl
@@ -49,6 +49,12 @@ def find(event):
         status = Dataset()
         status.Status = 0xA700
         status.ErrorComment = "Archive is being backed up"
+        yield status, None
+        return
+    if how == "echo":
+        status = Dataset()
+        status.Status = 0xC001
+        status.ErrorComment = str(event.identifier.StudyInstanceUID)[-64:]
         yield status, None
         return
     yield 0xFF00, match()

@@ -47,9 +47,16 @@ impl Daemon {
     /// Writes the site file, starts the daemon and waits until it is ready.
     #[track_caller]
     pub fn start(site: &Site) -> Self {
+        Self::start_logging(site, "info")
+    }
+
+    /// The same with a log of that level (`LIGHTBOX_LOG`).
+    #[track_caller]
+    pub fn start_logging(site: &Site, level: &str) -> Self {
         site.write();
         let mut command = Command::new(lightbox());
-        command.arg("serve").arg("--site").arg(&site.path).env("LIGHTBOX_ONNXRUNTIME", onnxruntime());
+        command.arg("serve").arg("--site").arg(&site.path);
+        command.env("LIGHTBOX_ONNXRUNTIME", onnxruntime()).env("LIGHTBOX_LOG", level);
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -68,9 +75,13 @@ impl Daemon {
         });
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let (send, receive) = channel();
+        let also_kept = Arc::clone(&log);
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                let _ = send.send(line);
+                // The first line is for us; what else it prints, it should not, and goes to the log.
+                if let Err(unread) = send.send(line) {
+                    also_kept.lock().expect("nobody panics while holding it").push_str(&unread.0);
+                }
             }
         });
         let line = match receive.recv_timeout(Duration::from_secs(READY_SECONDS)) {

@@ -4,6 +4,7 @@
 //! A program, part or sample that is missing fails the test and names `./justw test`: nothing is
 //! skipped.
 
+pub mod canary;
 pub mod command;
 pub mod daemon;
 pub mod hospital;

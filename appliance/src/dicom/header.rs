@@ -175,9 +175,17 @@ pub enum Damage {
 #[derive(Clone, Debug, Default)]
 pub struct Header {
     elements: BTreeMap<Tag, RawElement>,
+    misleading: bool,
 }
 
 impl Header {
+    /// Whether dicom-rs would lose its place in the data set, read values as lengths and allocate by them:
+    /// a sequence of VR UN in an explicit data set, whose items are implicit (PS3.5 §6.2.2) and which it reads as
+    /// explicit; or a number whose length is no multiple of its VR's size, of which it leaves the rest unread.
+    pub fn is_misleading(&self) -> bool {
+        self.misleading
+    }
+
     /// The value's bytes as received.
     pub fn raw(&self, tag: Tag) -> Option<&[u8]> {
         self.elements.get(&tag).map(|element| element.value.expose().as_slice())
@@ -330,6 +338,18 @@ pub(crate) fn has_long_length(vr: VR) -> bool {
             | VR::UT
             | VR::UV
     )
+}
+
+/// Bytes of one value of a VR (PS3.5 §6.2); in Implicit VR a tag may stand for several VRs, of which the
+/// smallest counts, and UN for what the dictionary does not say.
+fn unit(tag: Tag, vr: VR) -> u32 {
+    let relaxed = || StandardDataDictionary.by_tag(tag).map(|entry| entry.vr.relaxed());
+    match if vr == VR::UN { relaxed().unwrap_or(vr) } else { vr } {
+        VR::US | VR::SS | VR::OW => 2,
+        VR::UL | VR::SL | VR::FL | VR::AT | VR::OF | VR::OL => 4,
+        VR::FD | VR::SV | VR::UV | VR::OD | VR::OV => 8,
+        _ => 1,
+    }
 }
 
 /// Bytes of a data set, with a bound on how many there are.
@@ -527,11 +547,21 @@ impl<I: Input> Scanner<I> {
             }
             places.push(Place { tag, vr, start, value, end: value, undefined: length == UNDEFINED });
         }
+        if length != UNDEFINED && !length.is_multiple_of(unit(tag, vr)) {
+            header.misleading = true;
+        }
         match (vr, length) {
+            // Implicit VR has no encapsulated pixel data, and pixel data is no sequence.
+            (VR::SQ | VR::UN, UNDEFINED) if tag == tags::PIXEL_DATA => Err(misplaced),
             (VR::SQ, length) => self.push(tag, Kind::Sequence, length, self.encoding()),
             // PS3.5 §6.2.2: a UN element of undefined length holds Implicit VR Little Endian items.
-            (VR::UN, UNDEFINED) => self.push(tag, Kind::Sequence, length, Encoding::ImplicitLittle),
-            (VR::OB | VR::OW, UNDEFINED) => self.fragments(),
+            (VR::UN, UNDEFINED) => {
+                header.misleading = true;
+                self.push(tag, Kind::Sequence, length, Encoding::ImplicitLittle)
+            }
+            // Only Pixel Data may be in fragments (PS3.5 A.4). Other readers take what else has no length for a
+            // sequence, and its bytes for lengths, by which they allocate.
+            (VR::OB | VR::OW, UNDEFINED) if tag == tags::PIXEL_DATA => self.fragments(),
             (_, UNDEFINED) => Err(misplaced),
             (vr, length) => self.value(tag, vr, length, header),
         }
@@ -546,7 +576,7 @@ impl<I: Input> Scanner<I> {
                 _ if length == UNDEFINED => VR::SQ,
                 _ => VR::UN,
             };
-            // Implicit VR has no encapsulated pixel data: an undefined length is a sequence.
+            // An undefined length is a sequence.
             return Ok((if length == UNDEFINED { VR::SQ } else { vr }, length));
         }
         let letters: [u8; 2] = self.bytes()?;
@@ -657,6 +687,25 @@ mod tests {
         let (header, damage) = scan_bytes(&bytes, EXPLICIT);
         assert_eq!(header.ascii(tags::PATIENT_ID).as_deref(), Some("ID"));
         assert!(matches!(damage, Some(Damage::Overlong { .. })));
+    }
+
+    #[test]
+    fn only_pixel_data_is_in_fragments_and_it_is_no_sequence() {
+        let of = |element: u16, vr: &[u8; 2]| {
+            let mut bytes = vec![0xe0, 0x7f];
+            bytes.extend(element.to_le_bytes());
+            bytes.extend(vr);
+            bytes.extend([0, 0, 0xff, 0xff, 0xff, 0xff]);
+            bytes.extend([0xfe, 0xff, 0x00, 0xe0, 0, 0, 0, 0]);
+            bytes.extend([0xfe, 0xff, 0xdd, 0xe0, 0, 0, 0, 0]);
+            scan_bytes(&bytes, EXPLICIT).1
+        };
+        assert_eq!(of(0x10, b"OB"), None);
+        let misplaced = |element| Some(Damage::Misplaced { group: 0x7fe0, element });
+        assert_eq!((of(0x07, b"OB"), of(0x10, b"SQ")), (misplaced(0x07), misplaced(0x10)));
+        let mut implicit = vec![0xe0, 0x7f, 0x10, 0, 0xff, 0xff, 0xff, 0xff];
+        implicit.extend([0xfe, 0xff, 0xdd, 0xe0, 0, 0, 0, 0]);
+        assert_eq!(scan_bytes(&implicit, IMPLICIT).1, misplaced(0x10));
     }
 
     #[test]

@@ -60,8 +60,12 @@ fn data_set(
 ) -> Result<InMemDicomObject, ImageError> {
     let syntax = TransferSyntaxRegistry.get(transfer_syntax).ok_or(ImageError::TransferSyntax)?;
     let start = source.stream_position().map_err(|error| ImageError::Read(error.kind()))?;
-    if header::scan(&mut source, length, transfer_syntax).1.is_some() {
+    let (scanned, damage) = header::scan(&mut source, length, transfer_syntax);
+    if damage.is_some() {
         return Err(ImageError::Malformed("the data set does not parse"));
+    }
+    if scanned.is_misleading() {
+        return Err(ImageError::Unsupported("it holds a number of a wrong length, or a sequence of VR UN"));
     }
     source.seek(SeekFrom::Start(start)).map_err(|error| ImageError::Read(error.kind()))?;
     // A panic of the parser costs this image, not the process; it holds nothing of ours.

@@ -8,9 +8,11 @@ use crate::peers::tls_client::{Stream, connect};
 use crate::site::AE_TITLE;
 
 /// CT Image Storage.
-const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
-const VERIFICATION: &str = "1.2.840.10008.1.1";
-const EXPLICIT: &str = "1.2.840.10008.1.2.1";
+pub const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
+/// Verification.
+pub const VERIFICATION: &str = "1.2.840.10008.1.1";
+/// Explicit VR Little Endian.
+pub const EXPLICIT: &str = "1.2.840.10008.1.2.1";
 /// Data of one P-DATA-TF PDU.
 const FRAGMENT: usize = 16_000;
 
@@ -22,16 +24,22 @@ fn item(kind: u8, content: &[u8]) -> Vec<u8> {
     [&[kind, 0], &length[..], content].concat()
 }
 
-fn pdu(kind: u8, content: &[u8]) -> Vec<u8> {
+/// A PDU.
+pub fn pdu(kind: u8, content: &[u8]) -> Vec<u8> {
     let length = u32::try_from(content.len()).expect("short").to_be_bytes();
     [&[kind, 0], &length[..], content].concat()
 }
 
 /// An A-ASSOCIATE-RQ with Verification (context 1) and CT (context 3).
 pub fn associate_rq(calling: &str) -> Vec<u8> {
-    let context = |id: u8, class: &str| {
+    associate_rq_with(calling, &[(1, VERIFICATION, EXPLICIT), (3, CT, EXPLICIT)])
+}
+
+/// An A-ASSOCIATE-RQ with these contexts: id, abstract syntax, transfer syntax.
+pub fn associate_rq_with(calling: &str, contexts: &[(u8, &str, &str)]) -> Vec<u8> {
+    let context = |(id, class, syntax): &(u8, &str, &str)| {
         let content =
-            [&[id, 0, 0, 0], &item(0x30, class.as_bytes())[..], &item(0x40, EXPLICIT.as_bytes())].concat();
+            [&[*id, 0, 0, 0], &item(0x30, class.as_bytes())[..], &item(0x40, syntax.as_bytes())].concat();
         item(0x20, &content)
     };
     let user = [item(0x51, &16_384_u32.to_be_bytes()), item(0x52, b"1.2.826.0.1.3680043.10.999")].concat();
@@ -40,26 +48,27 @@ pub fn associate_rq(calling: &str) -> Vec<u8> {
         format!("{AE_TITLE:16}{calling:16}").as_bytes(),
         &[0; 32],
         &item(0x10, b"1.2.840.10008.3.1.1.1"),
-        &context(1, VERIFICATION),
-        &context(3, CT),
+        &contexts.iter().flat_map(context).collect::<Vec<u8>>(),
         &item(0x50, &user),
     ]
     .concat();
     pdu(1, &content)
 }
 
-fn p_data(context: u8, control: u8, data: &[u8]) -> Vec<u8> {
+/// A P-DATA-TF with one value; bit 0 of `control` says command, bit 1 last.
+pub fn p_data(context: u8, control: u8, data: &[u8]) -> Vec<u8> {
     let length = u32::try_from(data.len() + 2).expect("short").to_be_bytes();
     pdu(4, &[&length[..], &[context, control], data].concat())
 }
 
 /// An element of a command set (implicit VR).
-fn command_element(element: u16, value: &[u8]) -> Vec<u8> {
+pub fn command_element(element: u16, value: &[u8]) -> Vec<u8> {
     let length = u32::try_from(value.len()).expect("short").to_le_bytes();
     [&[0, 0], &element.to_le_bytes()[..], &length, value].concat()
 }
 
-fn even(text: &str) -> Vec<u8> {
+/// A UID's bytes, padded to an even length.
+pub fn even(text: &str) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();
     if bytes.len() % 2 == 1 {
         bytes.push(0);
@@ -67,7 +76,8 @@ fn even(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn command(elements: &[Vec<u8>]) -> Vec<u8> {
+/// A command set with its group length.
+pub fn command(elements: &[Vec<u8>]) -> Vec<u8> {
     let rest = elements.concat();
     let length = u32::try_from(rest.len()).expect("short").to_le_bytes();
     [command_element(0, &length), rest].concat()
@@ -84,7 +94,8 @@ pub fn c_echo() -> Vec<u8> {
     p_data(1, 3, &command)
 }
 
-fn element(group: u16, number: u16, vr: &[u8; 2], value: &[u8]) -> Vec<u8> {
+/// An element in Explicit VR Little Endian.
+pub fn element(group: u16, number: u16, vr: &[u8; 2], value: &[u8]) -> Vec<u8> {
     let head = [&group.to_le_bytes()[..], &number.to_le_bytes(), vr].concat();
     let length = value.len();
     match vr {
@@ -95,24 +106,37 @@ fn element(group: u16, number: u16, vr: &[u8; 2], value: &[u8]) -> Vec<u8> {
 
 /// A C-STORE-RQ with its data set, as the PDUs that make it up: a CT image of `bytes` bytes of pixels.
 pub fn c_store(study_uid: &str, instance_uid: &str, bytes: usize) -> Vec<Vec<u8>> {
-    let command = command(&[
+    let pixels = element(0x7fe0, 0x10, b"OW", &vec![7; bytes & !1]);
+    c_store_of(instance_uid, &[identifiers(study_uid, instance_uid), pixels].concat())
+}
+
+/// What identifies a CT image, in Explicit VR Little Endian.
+pub fn identifiers(study_uid: &str, instance_uid: &str) -> Vec<u8> {
+    [
+        element(8, 0x16, b"UI", &even(CT)),
+        element(8, 0x18, b"UI", &even(instance_uid)),
+        element(8, 0x60, b"CS", b"CT"),
+        element(0x20, 0xd, b"UI", &even(study_uid)),
+        element(0x20, 0xe, b"UI", &even(&format!("{study_uid}.1"))),
+    ]
+    .concat()
+}
+
+/// The command set of a C-STORE-RQ for a CT image.
+pub fn store_command(instance_uid: &str) -> Vec<u8> {
+    command(&[
         command_element(2, &even(CT)),
         command_element(0x100, &1_u16.to_le_bytes()),
         command_element(0x110, &1_u16.to_le_bytes()),
         command_element(0x700, &0_u16.to_le_bytes()),
         command_element(0x800, &0_u16.to_le_bytes()),
         command_element(0x1000, &even(instance_uid)),
-    ]);
-    let data_set = [
-        element(8, 0x16, b"UI", &even(CT)),
-        element(8, 0x18, b"UI", &even(instance_uid)),
-        element(8, 0x60, b"CS", b"CT"),
-        element(0x20, 0xd, b"UI", &even(study_uid)),
-        element(0x20, 0xe, b"UI", &even(&format!("{study_uid}.1"))),
-        element(0x7fe0, 0x10, b"OW", &vec![7; bytes & !1]),
-    ]
-    .concat();
-    let mut pdus = vec![p_data(3, 3, &command)];
+    ])
+}
+
+/// A C-STORE-RQ in context 3 with any data set, as the PDUs that make it up.
+pub fn c_store_of(instance_uid: &str, data_set: &[u8]) -> Vec<Vec<u8>> {
+    let mut pdus = vec![p_data(3, 3, &store_command(instance_uid))];
     let last = data_set.chunks(FRAGMENT).count() - 1;
     pdus.extend(
         data_set
@@ -165,8 +189,18 @@ pub fn associate(
     identity: &Identity,
     calling: &str,
 ) -> io::Result<(Stream, Pdu)> {
+    associate_with(to, hospital, identity, &associate_rq(calling))
+}
+
+/// The same with a request of the test's own.
+pub fn associate_with(
+    to: SocketAddr,
+    hospital: &Hospital,
+    identity: &Identity,
+    request: &[u8],
+) -> io::Result<(Stream, Pdu)> {
     let mut stream = dial(to, hospital, identity)?;
-    stream.write_all(&associate_rq(calling))?;
+    stream.write_all(request)?;
     stream.flush()?;
     let answer = read(&mut stream)?;
     Ok((stream, answer))

@@ -24,8 +24,8 @@ use super::source::Piece;
 use crate::dicom::codestream::{self, Codestream, Colour};
 use crate::dicom::header::{self, Place};
 
-/// Most bytes that the pixels of one instance may have.
-const PIXELS_MAX: u64 = 512 << 20;
+/// Most bytes that the pixels of one instance may have; few where a fuzzer tries thousands a second.
+const PIXELS_MAX: u64 = if cfg!(fuzzing) { 1 << 20 } else { 512 << 20 };
 const JPEG: [&str; 4] =
     [uids::JPEG_BASELINE8_BIT, uids::JPEG_EXTENDED12_BIT, uids::JPEG_LOSSLESS, uids::JPEG_LOSSLESS_SV1];
 const JPEG_LS: [&str; 2] = [uids::JPEGLS_LOSSLESS, uids::JPEGLS_NEAR_LOSSLESS];

@@ -5,6 +5,8 @@
 mod coerce;
 mod contexts;
 mod decompress;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 pub(super) mod prepare;
 mod rewrite;
 mod send;

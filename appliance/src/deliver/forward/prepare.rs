@@ -80,6 +80,8 @@ fn transcode(mut reader: Box<dyn Stored>, length: u64, from: &str, to: &str) -> 
             return Err(Cannot::Damaged);
         }
         vec![Piece::Copy { at: 0, length }]
+    } else if !decompress::is_known(from) {
+        return Err(Cannot::Syntax);
     } else {
         decompress::to_explicit(&mut reader, length, from)?
     };
@@ -90,6 +92,11 @@ fn transcode(mut reader: Box<dyn Stored>, length: u64, from: &str, to: &str) -> 
     let explicit = gather(&mut reader, start, pieces)?;
     let implicit = implicit::from_explicit(&explicit).ok_or(Cannot::Syntax)?;
     let length = implicit.len() as u64;
+    // Without VRs the dictionary's count: an element that had another one, a text where a sequence belongs,
+    // would be read as what it is not.
+    if header::scan(Cursor::new(&implicit), length, to).1.is_some() {
+        return Err(Cannot::Damaged);
+    }
     Ok(Prepared::whole(Box::new(Cursor::new(implicit)), length))
 }
 

@@ -17,6 +17,8 @@
 mod archive;
 mod error;
 mod export;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod incoming;
 mod log;
 mod name;

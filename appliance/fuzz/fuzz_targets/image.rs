@@ -1,0 +1,6 @@
+//! An image on its way to a model.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| lightbox_fuzz::run(lightbox::fuzzing::image, bytes));

@@ -1,0 +1,6 @@
+//! A start over a foreign segment file.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| lightbox_fuzz::run(lightbox::fuzzing::segment, bytes));
