@@ -9,6 +9,7 @@ mod completion;
 mod locate;
 mod networks;
 mod peers;
+mod priors;
 pub mod raw;
 mod reference;
 mod routing;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 pub use check::parse_fingerprint;
 pub use completion::field_name;
 pub use networks::Network;
+pub use priors::{Priors, PriorsBy, Same};
 pub use raw::*;
 pub use reference::reference_markdown;
 pub use routing::{
