@@ -66,6 +66,17 @@ latency: parts peers
     cargo build --workspace --all-targets
     LIGHTBOX_STRICT_LATENCY=1 cargo nextest run -p lightbox-tests --test latency --no-capture
 
+# SLOW, by hand, on a quiet machine: ingest rates beside dcmtk, Orthanc and pynetdicom; writes target/bench/ingest.*
+[positional-arguments]
+bench-ingest *ARGS: parts peers
+    cargo build --release -p lightbox
+    target/tools/venv/bin/python tests/bench/ingest.py "$@"
+
+# SLOW, by hand: the power goes CUTS times while images arrive (40 in the ordinary tests).
+power-cut CUTS="200" SEED="": parts peers
+    cargo build --workspace --all-targets
+    LIGHTBOX_CUTS={{ CUTS }} LIGHTBOX_SEED={{ SEED }} cargo nextest run -p lightbox-tests --test power_cut --no-capture --profile soak
+
 # What continuous integration runs.
 ci:
     bash .ci/run

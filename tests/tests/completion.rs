@@ -153,8 +153,7 @@ fn a_model_starts_with_its_series_and_a_late_image_replaces_only_that_result() {
     assert_eq!(both.len(), 2, "{both:?}");
     assert!(both.contains(&early[0]), "the early result has changed: {early:?}, {both:?}");
     assert!(both.iter().all(|result| result.revision == 1));
-    line.modality.deliver(line.daemon.dicom, &[], &[late]);
-    line.wait_until_quiet();
+    line.send_and_wait(&[late]);
     let all = line.daemon.ledger().results();
     assert_eq!(all.len(), 3, "{all:?}");
     let replaced: Vec<_> = both.iter().filter(|result| result.sr_uid != early[0].sr_uid).collect();

@@ -83,6 +83,7 @@ fn plaintext_works_only_where_it_is_allowed_and_is_said_loudly() {
         run(command.arg(sample("CT_small.dcm")))
     };
     send("OLDUS").ok("a plaintext peer");
+    line.wait_until_indexed(&[sample("CT_small.dcm")]);
     line.wait_until_quiet();
     assert_eq!(line.pacs.files().len(), 1);
     assert!(line.daemon.log().contains("PLAINTEXT DICOM IS ON"), "{}", line.daemon.log());

@@ -230,7 +230,7 @@ fn odd_requests_are_answered_as_the_standard_says() {
     let contexts = answer.told["contexts"].as_array().expect("contexts");
     assert_eq!(contexts.iter().filter(|context| context[2] == 0).count(), 128);
 
-    // What is not negotiated is not answered, which means the default (PS3.7 D.3.3.3 to D.3.3.6).
+    // The roles are answered; what is not negotiated is not, which means the default (PS3.7 D.3.3.3 to D.3.3.6).
     let odd = scene
         .ct
         .with("max_pdu", 0.into())
@@ -247,7 +247,8 @@ fn odd_requests_are_answered_as_the_standard_says() {
         [
             "ImplementationClassUIDNotification",
             "ImplementationVersionNameNotification",
-            "MaximumLengthNotification"
+            "MaximumLengthNotification",
+            "SCP_SCU_RoleSelectionNegotiation"
         ]
     );
     assert_eq!(answer.told["max_pdu"], 20_000, "the peer's own limit was not announced");

@@ -134,9 +134,9 @@ fn cut_power(cuts: u64, seed: u64, ignored: Option<&str>) -> Found {
     drop(disk);
     let sent = said.lock().expect("whole").sent.clone();
     let mut found = Found::default();
-    for (image, acknowledged) in images {
+    for (number, (image, acknowledged)) in images.into_iter().enumerate() {
         found.acknowledged += acknowledged.len();
-        let held = recovered(&mut site, &image);
+        let held = recovered(&mut site, &image, number % 8 < 2);
         found.lost += acknowledged.difference(&held).count();
         found.invented += held.difference(&sent).count();
         std::fs::remove_dir_all(&image).expect("removed");
@@ -145,11 +145,13 @@ fn cut_power(cuts: u64, seed: u64, ignored: Option<&str>) -> Found {
 }
 
 /// Starts a daemon on what a cut has left, and asks what it holds.
-fn recovered(site: &mut Site, image: &Path) -> Digests {
+fn recovered(site: &mut Site, image: &Path, verify: bool) -> Digests {
     site.data_dir = image.join("data");
     let mut daemon = Daemon::start(site);
-    let path = site.path.to_str().expect("a plain path");
-    run_lightbox(&["audit", "--site", path, "verify"]).ok("audit verify after a power cut");
+    if verify {
+        let path = site.path.to_str().expect("a plain path");
+        run_lightbox(&["audit", "--site", path, "verify"]).ok("audit verify after a power cut");
+    }
     let held = held_digests(site);
     daemon.kill();
     held.iter().map(|digest| digest.iter().map(|byte| format!("{byte:02x}")).collect()).collect()

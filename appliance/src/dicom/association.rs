@@ -734,7 +734,14 @@ mod tests {
         assert!(matches!(first_bytes(&huge).await, AssociationError::PduTooLong { .. }));
         assert!(matches!(first_bytes(b"GET / HTTP/1.1\r\n").await, AssociationError::Malformed(b'G')));
         assert!(matches!(first_bytes(&[5, 0, 0, 0, 0, 9]).await, AssociationError::Malformed(5)));
-        assert!(matches!(first_bytes(&[4, 0, 0, 0, 0, 0]).await, AssociationError::Unexpected { .. }));
+        let data = [4, 0, 0, 0, 0, 6, 0, 0, 0, 2, 1, 3];
+        assert!(matches!(first_bytes(&data).await, AssociationError::Unexpected { .. }));
+        // P-DATA-TF without a value, with one too short to be one, with one that is cut.
+        for empty in
+            [&[4, 0, 0, 0, 0, 0][..], &[4, 0, 0, 0, 0, 5, 0, 0, 0, 1, 1], &[4, 0, 0, 0, 0, 5, 0, 0, 0, 9, 1]]
+        {
+            assert!(matches!(first_bytes(empty).await, AssociationError::Malformed(4)), "{empty:?}");
+        }
         assert!(matches!(first_bytes(&[1, 0]).await, AssociationError::Timeout(_)));
         // An A-ASSOCIATE-RQ whose sub-item claims more than there is.
         let mut lying = vec![1, 0, 0, 0, 0, 78, 0, 1, 0, 0];

@@ -10,7 +10,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason, AbortRQSource, AssociationRJ, AssociationRJResult,
     AssociationRJServiceProviderASCEReason as Acse,
@@ -23,6 +23,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dimse::CommandError;
 
+/// Bytes that are read at once. The TLS layer clears all the room that it is given before it fills some
+/// of it: more than two TLS records' room would be cleared in vain.
+const READ_MAX: usize = 32 * 1024;
 /// Longest A-ASSOCIATE PDU that we read: 128 contexts with every transfer syntax there is.
 const ASSOCIATE_MAX: u32 = 512 * 1024;
 
@@ -266,7 +269,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PduStream<S> {
             if let Some(received) = self.take_buffered()? {
                 return Ok(received);
             }
-            let read = timeout_at(deadline, self.stream.read_buf(&mut self.buffer))
+            let mut some = (&mut self.buffer).limit(READ_MAX);
+            let read = timeout_at(deadline, self.stream.read_buf(&mut some))
                 .await
                 .map_err(|_| AssociationError::Timeout(expected))?
                 .map_err(AssociationError::Io)?;

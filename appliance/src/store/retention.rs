@@ -148,7 +148,7 @@ fn due(reader: &Connection, before: i64) -> Result<Vec<i64>, LedgerError> {
 fn purge(writer: &Writer<'_>, id: i64, before: i64, why: &str) -> Result<Option<Purged>, LedgerError> {
     let tx = writer.tx();
     let sql = format!(
-        "UPDATE studies AS s SET state = ?3, note = ?4 WHERE s.id = ?1 AND s.last_at <= ?2 AND {MAY_GO} RETURNING s.key"
+        "UPDATE studies AS s SET state = ?3, note = ?4 WHERE s.id = ?1 AND s.last_at <= ?2 AND {MAY_GO} RETURNING key"
     );
     let note = format!("its instances and results were removed: delivered, and {why}");
     let key: Option<String> = tx

@@ -78,7 +78,7 @@ mod tests {
     use crate::store::objects::ObjectId;
 
     fn item(id: i64, class: &str, syntax: &str) -> Item {
-        let object = ObjectId::parse(&format!("{id:064x}")).expect("hex");
+        let object = ObjectId::parse(&format!("abcdefghijkm/{id:064x}")).expect("a name");
         let instance = Instance {
             object,
             sop_class_uid: class.into(),
