@@ -61,6 +61,11 @@ abuse SECONDS="120": parts peers
     cargo build --workspace --all-targets
     LIGHTBOX_ABUSE_SECONDS={{ SECONDS }} cargo nextest run -p lightbox-tests --test abuse --no-capture --profile soak
 
+# By hand, on a quiet machine: the goal for STAT studies, last image to accepted report in 500 ms (p95).
+latency: parts peers
+    cargo build --workspace --all-targets
+    LIGHTBOX_STRICT_LATENCY=1 cargo nextest run -p lightbox-tests --test latency --no-capture
+
 # SLOW, by hand, on a quiet machine: ingest rates beside dcmtk, Orthanc and pynetdicom; writes target/bench/ingest.*
 [positional-arguments]
 bench-ingest *ARGS: parts peers

@@ -43,6 +43,7 @@ use crate::ingest::completion::watch::{Answer, AskCount, Watcher};
 use crate::ingest::listener::places::Places;
 use crate::ingest::listener::{self, Listener};
 use crate::ingest::orders;
+use crate::ingest::priors::fetch::Fetcher;
 use crate::ingest::receive::Receiver;
 use crate::ingest::rules::RuleSet;
 use crate::ingest::session::Services;
@@ -248,6 +249,7 @@ impl Daemon {
             queued: Arc::new(wakes.results.clone()),
         };
         let (new_live, live) = watch::channel(config.live.clone());
+        let prior_wishes = Arc::new(Notify::new());
         let watcher = Watcher {
             ledger: store.ledger.clone(),
             clock: clock.clone(),
@@ -255,6 +257,7 @@ impl Daemon {
             rules: config.rules.clone(),
             work: work.clone(),
             forwarded: Arc::new(wakes.forwards.clone()),
+            priors: prior_wishes.clone(),
             ask: ask_count(&config, &live),
         };
         tasks.spawn(watcher.run(stopped.clone()));
@@ -277,6 +280,13 @@ impl Daemon {
             clock: clock.clone(),
             ae_title: file.appliance.ae_title.clone(),
         };
+        let fetcher = Fetcher {
+            receiver: receiver.clone(),
+            ways: Arc::new(ways(&config, &live)),
+            wake: prior_wishes,
+            work: work.clone(),
+        };
+        tasks.spawn(fetcher.run(stopped.clone()));
         let commitments = commitments(&config, &store, &clock, &live);
         tasks.spawn(commitments.clone().run(stopped.clone()));
         let services = Services::new(&site, receiver.clone(), commitments);
@@ -311,6 +321,8 @@ impl Daemon {
             tasks.spawn(listener.run(port, false, stopped.clone()));
             bound
         });
+        let (ledger, keep_days) = (store.ledger.clone(), file.orders.keep_days);
+        tasks.spawn(orders::retention::run(ledger, keep_days, stopped.clone()));
         let ris = Arc::new(orders::listener::Listener::new(
             &site,
             live.clone(),
@@ -593,6 +605,12 @@ fn backoff(site: &Site) -> Backoff {
     }
 }
 
+/// The ways to all peers that have an address.
+fn ways(config: &Config, live: &watch::Receiver<Arc<Live>>) -> BTreeMap<String, RemoteAe> {
+    let peers = config.site.file.peer.iter();
+    peers.filter_map(|peer| Some((peer.name.clone(), RemoteAe::of_site(&config.site, peer, live)?))).collect()
+}
+
 /// The storage commitment service, with the ways to the peers that it reports to.
 fn commitments(
     config: &Config,
@@ -600,17 +618,12 @@ fn commitments(
     clock: &SharedClock,
     live: &watch::Receiver<Arc<Live>>,
 ) -> Commitments {
-    let mut peers = BTreeMap::new();
-    for peer in &config.site.file.peer {
-        let way = RemoteAe::of_site(&config.site, peer, live);
-        peers.extend(way.map(|way| (peer.name.clone(), way)));
-    }
     Commitments {
         ledger: store.ledger.clone(),
         objects: store.objects.clone(),
         clock: clock.clone(),
         backoff: backoff(&config.site),
-        peers: Arc::new(peers),
+        peers: Arc::new(ways(config, live)),
         wake: Arc::new(Notify::new()),
     }
 }

@@ -60,6 +60,8 @@ states! {
         Unrouted = "unrouted",
         /// Delivered and aged: its instances and results were removed. The ledger still tells of it.
         Purged = "purged",
+        /// An earlier study that was fetched for another one: kept, and never closed or routed.
+        Fetched = "fetched",
     }
     legal {
         Receiving => Processing,
@@ -72,10 +74,14 @@ states! {
         Done => Receiving,
         Unrouted => Receiving,
         Processing => Done,
+        // What had been fetched is sent to us.
+        Fetched => Receiving,
         // An operator replays a failed job of the last revision: the study has work again.
         Done => Processing,
         Done => Purged,
         Unrouted => Purged,
+        Fetched => Purged,
+        Purged => Fetched,
         // It is sent again.
         Purged => Receiving,
     }

@@ -89,6 +89,9 @@ fn send(stream: &mut Stream, pdus: &[Vec<u8>]) -> io::Result<Result<u16, (u8, u8
     outcome(stream)
 }
 
+/// A fault, the PDUs that make it, and source and reason of the A-ABORT that answers it.
+type Case = (&'static str, Vec<Vec<u8>>, (u8, u8));
+
 #[test]
 fn what_breaks_the_protocol_is_aborted_with_its_reason() {
     let scene = scene();
@@ -105,7 +108,7 @@ fn what_breaks_the_protocol_is_aborted_with_its_reason() {
     .concat();
     // The head and the application context of a request are those of an acceptance.
     let acceptance = raw::pdu(2, &raw::associate_rq("CT1")[6..6 + 68 + 25]);
-    let cases: [(&str, Vec<Vec<u8>>, (u8, u8)); 17] = [
+    let cases: [Case; 17] = [
         ("no value in a P-DATA-TF", vec![raw::pdu(4, &[])], INVALID),
         ("a value of length 0", vec![raw::pdu(4, &[0; 4])], INVALID),
         ("a value longer than its PDU", vec![value(u32::MAX)], INVALID),

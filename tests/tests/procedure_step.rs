@@ -1,39 +1,10 @@
 //! Modality Performed Procedure Step and Instance Availability Notification: kept before success, and the
 //! state rules of PS3.4 F.7 hold.
 
-use std::io::Write;
-use std::process::Stdio;
-
-use lightbox_tests::command::python;
+use lightbox_tests::peers::announcer::{Announcer, begun};
 use lightbox_tests::peers::storescu::Storescu;
 use lightbox_tests::{Daemon, Hospital, Site};
 use serde_json::{Value, json};
-
-/// The modality tells these steps; yields the responses.
-#[track_caller]
-fn tell(hospital: &Hospital, daemon: &Daemon, modality: &Storescu, steps: &Value) -> Vec<Value> {
-    let identity = modality.identity();
-    let mut child = python("announcer.py")
-        .arg(daemon.dicom.to_string())
-        .args([&identity.certificate, &identity.key, &hospital.ca()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    child.stdin.take().expect("piped").write_all(steps.to_string().as_bytes()).expect("written");
-    let output = child.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "the modality failed; its error is above");
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
-fn begun(study: &str) -> Value {
-    json!({
-        "PerformedProcedureStepID": "P1", "PerformedStationAETitle": "CT1", "Modality": "CT",
-        "PerformedProcedureStepStartDate": "20260101", "PerformedProcedureStepStartTime": "120000",
-        "PerformedProcedureStepStatus": "IN PROGRESS",
-        "ScheduledStepAttributesSequence": [{ "StudyInstanceUID": study }],
-    })
-}
 
 fn series(status: &str) -> Value {
     let images: Vec<Value> = ["1.2.3.4.1", "1.2.3.4.2"]
@@ -69,21 +40,21 @@ fn steps_and_announcements_are_kept_and_follow_the_rules() {
               "InstanceAvailability": "UNAVAILABLE", "RetrieveAETitle": "PACS" },
         ]}],
     });
-    let steps = json!([
-        ["set-step", step, series("COMPLETED")],
-        ["create-step", step, unknown],
-        ["create-step", step, lacking],
-        ["create-step", step, begun(study)],
-        ["create-step", step, begun(study)],
-        ["set-step", step, { "PerformedProcedureStepStatus": "FINISHED" }],
-        ["set-step", step, { "PerformedProcedureStepStatus": "COMPLETED" }],
-        ["set-step", step, series("IN PROGRESS")],
-        ["set-step", step, series("COMPLETED")],
-        ["set-step", step, series("DISCONTINUED")],
-        ["announce", "1.2.826.0.1.999.3", announced],
-        ["announce", "1.2.826.0.1.999.4", { "StudyInstanceUID": study }],
-    ]);
-    let answers = tell(&hospital, &daemon, &modality, &steps);
+    let steps = [
+        json!(["set-step", step, series("COMPLETED")]),
+        json!(["create-step", step, unknown]),
+        json!(["create-step", step, lacking]),
+        json!(["create-step", step, begun(study)]),
+        json!(["create-step", step, begun(study)]),
+        json!(["set-step", step, { "PerformedProcedureStepStatus": "FINISHED" }]),
+        json!(["set-step", step, { "PerformedProcedureStepStatus": "COMPLETED" }]),
+        json!(["set-step", step, series("IN PROGRESS")]),
+        json!(["set-step", step, series("COMPLETED")]),
+        json!(["set-step", step, series("DISCONTINUED")]),
+        json!(["announce", "1.2.826.0.1.999.3", announced]),
+        json!(["announce", "1.2.826.0.1.999.4", { "StudyInstanceUID": study }]),
+    ];
+    let answers = Announcer::new(&hospital, modality.identity()).tell(daemon.dicom, &steps);
     let statuses: Vec<u64> =
         answers.iter().map(|answer| answer["status"].as_u64().expect("a status")).collect();
     let wanted = [0x0112, 0x0106, 0x0120, 0, 0x0111, 0x0106, 0x0120, 0, 0, 0x0110, 0, 0x0120];

@@ -32,6 +32,8 @@ pub enum EventKind {
     SeriesRouted,
     /// An HL7 message came and was kept (110109).
     OrderReceived,
+    /// Orders that had aged were removed, with their messages.
+    OrdersRemoved,
     /// A study was put before others.
     StudyRaised,
     /// A model ran on a study.
@@ -62,6 +64,8 @@ pub enum EventKind {
     ResultCommitted,
     /// Studies were asked for at a peer: queried (110112) or retrieved (110107).
     PeerQueried,
+    /// Earlier studies were looked for, for another study.
+    PriorsFetched,
     /// The ledger's instance index was rebuilt or mended from the objects.
     IndexRebuilt,
     /// Certificates, keys and revocation lists were read again, or could not be used (110113, 110137).
@@ -81,6 +85,7 @@ impl EventKind {
             EventKind::StudyRouted => "study-routed",
             EventKind::SeriesRouted => "series-routed",
             EventKind::OrderReceived => "order-received",
+            EventKind::OrdersRemoved => "orders-removed",
             EventKind::StudyRaised => "study-raised",
             EventKind::InferenceRun => "inference-run",
             EventKind::ResultMade => "result-made",
@@ -96,6 +101,7 @@ impl EventKind {
             EventKind::CommitmentReported => "commitment-reported",
             EventKind::ResultCommitted => "result-committed",
             EventKind::PeerQueried => "peer-queried",
+            EventKind::PriorsFetched => "priors-fetched",
             EventKind::IndexRebuilt => "index-rebuilt",
             EventKind::CertificatesReloaded => "certificates-reloaded",
         }

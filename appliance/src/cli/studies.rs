@@ -255,6 +255,18 @@ fn show(out: &mut impl Write, detail: &StudyDetail) -> anyhow::Result<()> {
         &["SERIES", "MODALITY", "DESCRIPTION", "IMAGES", "CONFLICTS", "UNREADABLE", "SENT BY"],
         &rows,
     )?;
+    for fetch in &detail.priors {
+        writeln!(out, "\nPriors for rule {}: {}", plain(&fetch.rule), plain(&fetch.words()))?;
+        for prior in &fetch.priors {
+            let there = prior.instances.map_or("?".to_owned(), |there| there.to_string());
+            let (date, reason) = (plain(prior.date.expose()), plain(&prior.reason));
+            writeln!(
+                out,
+                "  {} of {date}: {}, {} of {there} images {reason}",
+                prior.study, prior.state, prior.held
+            )?;
+        }
+    }
     if !detail.early_jobs.is_empty() {
         writeln!(out, "\nRevision {} is open; on series that are complete:", line.revision + 1)?;
         for job in &detail.early_jobs {
@@ -317,6 +329,9 @@ fn show_job(out: &mut impl Write, job: &Job) -> anyhow::Result<()> {
     writeln!(out, "\n  Job {}: model {}, {}, {} tries", job.id, plain(&job.model), job.state, job.attempts)?;
     if let Some(verdict) = &job.verdict {
         writeln!(out, "    on series {:?} by itself, because: {}", job.series, plain(verdict))?;
+    }
+    for fetch in &job.priors {
+        writeln!(out, "    priors at its start: {}", plain(&fetch.words()))?;
     }
     if let Some(error) = &job.error {
         writeln!(out, "    error: {}", plain(error))?;

@@ -39,6 +39,12 @@ pub struct Attributes {
     pub accession: Option<Phi<String>>,
     /// Patient ID (0010,0020), as `accession`.
     pub patient_id: Option<Phi<String>>,
+    /// Issuer of Patient ID (0010,0021), as `accession`.
+    pub patient_issuer: Option<Phi<String>>,
+    /// Study Date (0008,0020), as `accession`: earlier studies are found by it.
+    pub study_date: Option<Phi<String>>,
+    /// Study Time (0008,0030), as `accession`.
+    pub study_time: Option<String>,
 }
 
 impl Attributes {
@@ -66,6 +72,9 @@ impl Attributes {
             instance_number: header.ascii(tags::INSTANCE_NUMBER).and_then(|text| text.parse().ok()),
             accession: header.text(tags::ACCESSION_NUMBER).map(Phi::new),
             patient_id: header.text(tags::PATIENT_ID).map(Phi::new),
+            patient_issuer: header.text(tags::ISSUER_OF_PATIENT_ID).map(Phi::new),
+            study_date: header.ascii(tags::STUDY_DATE).map(Phi::new),
+            study_time: header.ascii(tags::STUDY_TIME),
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod commitment;
 pub mod completion;
 pub mod listener;
 pub mod orders;
+pub mod priors;
 pub mod receive;
 pub mod retrieved;
 pub mod routing;

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::entry::Entry;
 use super::ledger::{Ledger, LedgerError, Writer};
 use super::objects::{ObjectError, ObjectId, Objects};
+use super::priors;
 use crate::audit::{Event, EventKind, Outcome};
 use crate::dicom::header;
 use crate::job::{State, StudyState};
@@ -27,12 +28,18 @@ pub enum Stored {
 /// Puts an instance into the index, with its study and its audit record, in one transaction.
 pub fn insert(writer: &Writer<'_>, new: &Entry) -> Result<Stored, LedgerError> {
     let tx = writer.tx();
+    let fetched = priors::is_fetched(tx, &new.study_uid, &new.receipt.peer, writer.now_ms())?;
     let known: Option<(i64, bool)> = tx
         .prepare_cached("SELECT id, state IN ('missing', 'purged') FROM instances WHERE object = ?1")?
         .query_row([new.object.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     match known {
-        Some((_, false)) => return Ok(Stored::Identical),
+        Some((id, false)) => {
+            if !fetched && take_over(writer, id, new)? {
+                open_study(writer, new, true, false)?;
+            }
+            return Ok(Stored::Identical);
+        }
         // It came again after its bytes were gone: its old entry, which says so, makes room.
         Some((id, true)) => {
             tx.prepare_cached("DELETE FROM instances WHERE id = ?1")?.execute([id])?;
@@ -47,11 +54,11 @@ pub fn insert(writer: &Writer<'_>, new: &Entry) -> Result<Stored, LedgerError> {
         (false, true) => "kept",
         (false, false) => "unreadable",
     };
-    let study_id = open_study(writer, new, !conflict)?;
+    let study_id = open_study(writer, new, !conflict, fetched)?;
     tx.prepare_cached(
         "INSERT INTO instances (study_id, object, series_uid, sop_instance_uid, sop_class_uid, transfer_syntax,
-            modality, frames, size, peer, calling_ae, received_at, state, attributes)
-         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)",
+            modality, frames, size, peer, calling_ae, received_at, state, attributes, fetched)
+         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)",
     )?
     .execute(params![
         study_id,
@@ -68,6 +75,7 @@ pub fn insert(writer: &Writer<'_>, new: &Entry) -> Result<Stored, LedgerError> {
         new.receipt.received_ms,
         state,
         serde_json::to_string(&new.attributes).map_err(|_| LedgerError::NotFound("attributes"))?,
+        fetched,
     ])?;
     writer.audit(&Event::new(
         EventKind::InstanceStored,
@@ -77,33 +85,52 @@ pub fn insert(writer: &Writer<'_>, new: &Entry) -> Result<Stored, LedgerError> {
     Ok(if conflict { Stored::Conflict } else { Stored::New })
 }
 
+/// An instance that had been fetched is sent to us: from now on it is that sender's. Yields whether it was.
+fn take_over(writer: &Writer<'_>, id: i64, new: &Entry) -> Result<bool, LedgerError> {
+    let taken = writer
+        .tx()
+        .prepare_cached(
+            "UPDATE instances SET fetched = 0, peer = ?2, calling_ae = ?3, received_at = ?4
+             WHERE id = ?1 AND fetched = 1",
+        )?
+        .execute(params![id, new.receipt.peer, new.receipt.calling_ae, new.receipt.received_ms])?;
+    Ok(taken > 0)
+}
+
 /// Finds or makes the study. A new instance (`counts`) restarts its quiet timer, and opens the
-/// next revision if the last one was closed.
-fn open_study(writer: &Writer<'_>, new: &Entry, counts: bool) -> Result<i64, LedgerError> {
+/// next revision if the last one was closed. What is `fetched` as a prior does neither.
+fn open_study(writer: &Writer<'_>, new: &Entry, counts: bool, fetched: bool) -> Result<i64, LedgerError> {
     let tx = writer.tx();
     let found: Option<(i64, String)> = tx
         .prepare_cached("SELECT id, state FROM studies WHERE study_uid = ?1")?
         .query_row([new.study_uid.expose()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let now = writer.now_ms();
+    let first = if fetched { StudyState::Fetched } else { StudyState::Receiving };
+    let note = if fetched { "fetched as an earlier study for another one; it is not processed" } else { "" };
     let Some((id, state)) = found else {
         tx.prepare_cached(
-            "INSERT INTO studies (key, study_uid, state, revision, first_at, last_at) VALUES (?1,?2,?3,0,?4,?4)",
+            "INSERT INTO studies (key, study_uid, state, revision, first_at, last_at, note) VALUES (?1,?2,?3,0,?4,?4,?5)",
         )?
-        .execute(params![new.study_key(), new.study_uid.expose(), StudyState::Receiving.as_str(), now])?;
+        .execute(params![new.study_key(), new.study_uid.expose(), first.as_str(), now, note])?;
         return Ok(tx.last_insert_rowid());
     };
-    if counts {
+    if fetched {
+        // What had been removed comes back as a prior; any other study stays what it is.
+        tx.prepare_cached(
+            "UPDATE studies SET state = ?2, last_at = ?3, note = ?4 WHERE id = ?1 AND state = ?5",
+        )?
+        .execute(params![id, first.as_str(), now, note, StudyState::Purged.as_str()])?;
+    } else if counts {
         let state =
             StudyState::parse(&state).ok_or_else(|| LedgerError::Illegal(format!("study state {state}")))?;
         if state != StudyState::Receiving && !state.may_become(StudyState::Receiving) {
             return Err(LedgerError::Illegal(format!("a study cannot leave {}", state.as_str())));
         }
-        tx.prepare_cached("UPDATE studies SET state = ?2, last_at = ?3 WHERE id = ?1")?.execute(params![
-            id,
-            StudyState::Receiving.as_str(),
-            now
-        ])?;
+        tx.prepare_cached(
+            "UPDATE studies SET state = ?2, last_at = ?3, note = CASE state WHEN ?4 THEN '' ELSE note END WHERE id = ?1",
+        )?
+        .execute(params![id, StudyState::Receiving.as_str(), now, StudyState::Fetched.as_str()])?;
     }
     Ok(id)
 }
@@ -170,11 +197,11 @@ pub fn mend(
             None => mended.damaged += 1,
         }
     }
-    entries.extend(
-        committed.into_iter().filter(|entry| {
-            !indexed.contains_key(entry.object.as_str()) || sent_again.contains(&entry.object)
-        }),
-    );
+    entries.extend(committed.into_iter().filter(|entry| {
+        // What had been fetched and was then sent to us is another matter than what had been sent.
+        let taken_over = |known: &Known| known.fetched && entry.receipt.received_ms > known.received_ms;
+        indexed.get(entry.object.as_str()).is_none_or(taken_over) || sent_again.contains(&entry.object)
+    }));
     entries.sort_by_key(|entry| entry.receipt.received_ms);
     mended.added = entries.len();
     for entry in entries {
@@ -213,19 +240,22 @@ struct Known {
     /// It is known not to be there.
     gone: bool,
     purged: bool,
+    /// It was only fetched, not sent to us.
+    fetched: bool,
     received_ms: i64,
 }
 
 fn indexed(ledger: &Ledger) -> Result<BTreeMap<String, Known>, LedgerError> {
     ledger.read_blocking(|reader| {
         Ok(reader
-            .prepare("SELECT object, size, state, received_at FROM instances")?
+            .prepare("SELECT object, size, state, received_at, fetched FROM instances")?
             .query_map([], |row| {
                 let state: String = row.get(2)?;
                 let known = Known {
                     size: row.get::<_, i64>(1)?.try_into().unwrap_or(0),
                     gone: matches!(state.as_str(), "missing" | "purged"),
                     purged: state == "purged",
+                    fetched: row.get(4)?,
                     received_ms: row.get(3)?,
                 };
                 Ok((row.get(0)?, known))

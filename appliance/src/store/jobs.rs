@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::ledger::{LedgerError, Writer, json_column};
 use super::objects::ObjectId;
-use super::orders;
+use super::{orders, priors};
 use crate::audit::{Event, EventKind, Outcome};
 use crate::deliver::context::{OrderContext, Predecessor, ResultContext};
 use crate::dispatch::Dispatch;
@@ -82,6 +82,7 @@ pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<C
     )?
     .execute(params![id, owner, now + lease_ms, now])?;
     fix_order(writer, id)?;
+    priors::fix(writer, id)?;
     let claim = tx
         .prepare_cached(
             "SELECT j.study_id, s.key, s.study_uid, j.revision, j.model, j.series, j.deliver, j.attempts,

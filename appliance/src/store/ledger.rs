@@ -476,6 +476,64 @@ mod tests {
         assert_eq!(count(&open(folder.path())), 10);
     }
 
+    /// A ledger as the first release left it: a study with its job, result and delivery.
+    fn first_release(path: &Path) {
+        let connection = Connection::open(path).expect("made");
+        prepare(&connection).expect("prepared");
+        connection.execute_batch(MIGRATIONS[0]).expect("the first schema");
+        connection.pragma_update(None, "user_version", 1).expect("set");
+        connection
+            .execute_batch(
+                "INSERT INTO studies VALUES (3, 'abc', '1.2', 'done', 1, 10, 20, 'note');
+                 INSERT INTO instances VALUES (5, 3, 'abc/o', '1.2.1', '1.2.1.1', 'ct', 'le', 'CT', 1, 9, 'ct-1',
+                    'CT1', 11, 'kept', '{}', 1);
+                 INSERT INTO revisions VALUES (3, 1, 21, 'verdict', '{}', 'rules');
+                 INSERT INTO decisions VALUES (4, 3, 1, '1.2.1', 'rule', 1, 'because', '{}');
+                 INSERT INTO jobs VALUES (7, 3, 1, 'phantom', 'done', '[\"1.2.1\"]', '{\"pacs\":\"assist\"}', 2, 22,
+                    NULL, NULL, 22, 23, 24, 'digest', '{}', NULL, NULL);
+                 INSERT INTO results VALUES (8, 7, 3, 1, 'phantom', '1.2.8', '1.2.8.1', 'M1', 'sr.dcm', '{}', '{}', 25);
+                 INSERT INTO deliveries VALUES (9, 8, 'pacs', 'dead', 3, 25, 26, NULL, NULL, 27, 'full', NULL);
+                 INSERT INTO refusals VALUES (2, 1, 'ct-1', 'CT1', '::1', 'why', 'remedy');",
+            )
+            .expect("rows");
+    }
+
+    #[test]
+    fn a_ledger_of_the_first_release_keeps_its_rows_and_their_references() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        first_release(&folder.path().join("ledger.db"));
+        let ledger = open(folder.path());
+        let text = |sql: &'static str| {
+            ledger.read_blocking(move |reader| Ok(reader.query_row(sql, [], |row| row.get::<_, String>(0))?))
+        };
+        for (sql, expected) in [
+            ("SELECT user_version || '' FROM pragma_user_version", MIGRATIONS.len().to_string().as_str()),
+            ("SELECT count(*) || '' FROM pragma_foreign_key_check", "0"),
+            ("SELECT id || key || study_uid || state || revision || note || priority FROM studies", "3abc1.2done1note0"),
+            ("SELECT id || object || state || revision || fetched FROM instances", "5abc/okept10"),
+            (
+                "SELECT id || study_id || model || state || series || deliver || attempts || started_at || scope || through
+                 FROM jobs",
+                "73phantomdone[\"1.2.1\"]{\"pacs\":\"assist\"}2230",
+            ),
+            ("SELECT id || job_id || sr_instance_uid || message_control_id FROM results", "871.2.8.1M1"),
+            ("SELECT id || result_id || state || last_reason || dispatch FROM deliveries", "98deadfullassist"),
+            ("SELECT verdict || rule_set FROM revisions", "verdictrules"),
+            ("SELECT rule || because FROM decisions", "rulebecause"),
+            ("SELECT peer || reason || code FROM refusals", "ct-1why"),
+        ] {
+            assert_eq!(text(sql).expect(sql), expected, "{sql}");
+        }
+        // The references hold from now on, to the table that was made anew as well.
+        let orphan = ledger.write_blocking(|writer| {
+            writer.tx().execute("DELETE FROM jobs", [])?;
+            Ok(())
+        });
+        assert!(orphan.is_err(), "a result lost its job");
+        drop(ledger);
+        assert_eq!(count(&open(folder.path())), 1, "it opens again");
+    }
+
     #[test]
     fn a_newer_schema_is_left_alone() {
         let folder = tempfile::tempdir().expect("temp dir");

@@ -8,6 +8,7 @@
 //! - [`commitments`]: what peers ask us to commit to, until they have our report;
 //! - [`forwards`]: series on their way to other archives, and which of their instances are there;
 //! - [`rule_sets`]: the rules that were active;
+//! - [`priors`]: earlier studies that rules want fetched, and what came of it;
 //! - [`results`]: the outputs made from findings, as files;
 //! - [`retention`] and [`scrub`]: what has aged goes, what stays is reread;
 //! - [`queries`]: what people ask of the ledger, for the command line and the admin page;
@@ -30,6 +31,7 @@ pub mod jobs;
 pub mod ledger;
 pub mod objects;
 pub mod orders;
+pub mod priors;
 pub mod queries;
 pub mod replay;
 pub mod results;

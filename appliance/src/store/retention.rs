@@ -23,9 +23,9 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Studies purged in one transaction.
 const AT_ONCE: u32 = 20;
 
-/// What makes a study one that may go: it has come to rest, and nothing of it is still to be sent, was
+/// What makes a study one that may go: it has come to rest (what was only fetched always has), and nothing of it is still to be sent, was
 /// given up, failed, or waits for a storage commitment. `s` is the study; shadow results are never sent.
-const MAY_GO: &str = "s.state IN ('done', 'unrouted')
+const MAY_GO: &str = "s.state IN ('done', 'unrouted', 'fetched')
     AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.study_id = s.id AND j.state != 'done')
     AND NOT EXISTS (SELECT 1 FROM results r JOIN deliveries d ON d.result_id = r.id WHERE r.study_id = s.id
         AND ((d.state != 'delivered' AND NOT (d.state = 'held' AND d.dispatch = 'shadow'))

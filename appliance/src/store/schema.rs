@@ -363,4 +363,48 @@ CREATE TABLE peer_certificates (
 ALTER TABLE instances ADD COLUMN verified_at INTEGER; -- when its bytes were last reread and found sound
 CREATE INDEX instances_by_age ON instances (coalesce(verified_at, received_at));
 "#,
+    // Priors: earlier studies that a rule wants fetched before its models run.
+    r#"
+CREATE TABLE prior_fetches (                -- one rule's wish on one study
+    id              INTEGER PRIMARY KEY,
+    study_id        INTEGER NOT NULL REFERENCES studies (id),
+    rule            TEXT NOT NULL,
+    peer            TEXT NOT NULL,          -- who is asked, as named in the site file
+    ask             TEXT NOT NULL,          -- JSON: store::priors::Ask; PHI
+    state           TEXT NOT NULL,          -- wanted | ended
+    reason          TEXT NOT NULL DEFAULT '', -- how it ended, without PHI; empty when all went well
+    wanted          INTEGER NOT NULL,       -- earlier studies
+    found           INTEGER,                -- that fit; NULL: the peer did not tell
+    created_at      INTEGER NOT NULL,
+    until           INTEGER NOT NULL,       -- then the models start without
+    ended_at        INTEGER,
+    UNIQUE (study_id, rule)
+);
+CREATE INDEX prior_fetches_open ON prior_fetches (state);
+
+CREATE TABLE priors (                       -- an earlier study that was chosen
+    id              INTEGER PRIMARY KEY,
+    fetch_id        INTEGER NOT NULL REFERENCES prior_fetches (id),
+    study_uid       TEXT NOT NULL,          -- PHI
+    study_key       TEXT NOT NULL,
+    date            TEXT NOT NULL,          -- Study Date
+    peer            TEXT NOT NULL,          -- what it sends of this study until `until` is fetched
+    state           TEXT NOT NULL,          -- fetching | held | partial | failed
+    instances       INTEGER,                -- of the wanted series at the peer; NULL: it does not tell
+    held            INTEGER NOT NULL,       -- of these, here
+    reason          TEXT NOT NULL,          -- why it is not all here, without PHI
+    until           INTEGER NOT NULL,
+    UNIQUE (fetch_id, study_uid)
+);
+CREATE INDEX priors_by_study ON priors (study_uid);
+
+ALTER TABLE instances ADD COLUMN fetched INTEGER NOT NULL DEFAULT 0; -- 1: only fetched, not sent to us
+-- Aged orders go with their messages.
+CREATE INDEX orders_by_message ON orders (message_id);
+CREATE INDEX orders_by_age ON orders (updated_at);
+CREATE INDEX orders_inbox_by_age ON orders_inbox (received_at);
+
+ALTER TABLE jobs ADD COLUMN asks_priors TEXT; -- JSON: the rules whose priors it waits for
+ALTER TABLE jobs ADD COLUMN priors TEXT;      -- JSON: [store::priors::FetchLine] as of the first claim
+"#,
 ];

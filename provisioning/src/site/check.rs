@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 
 use super::locate::{line_at, line_of};
+use super::priors;
 use super::raw::Names;
 use super::routing;
 use super::{Capability, Certificate, Problem, Site, SiteError, SiteFile};
@@ -64,6 +65,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Site, SiteError> {
     check_rules(&file, &models, &destinations, &mut problems);
     completion::check(&file, &peers, &mut problems);
     dicomweb::check(&file, &peers, &mut problems);
+    priors::check(&file, &peers, &mut problems);
     routing::check(&file, &destinations, &mut problems);
     problems.into_result(path)?;
     join_paths(&mut file, path.parent().unwrap_or(Path::new("")));
@@ -159,6 +161,7 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
         ("orders.message_timeout_seconds", file.orders.message_timeout_seconds, 1, 600),
         ("orders.idle_timeout_seconds", file.orders.idle_timeout_seconds, 1, 86_400),
         ("orders.connections_per_source", file.orders.connections_per_source.into(), 1, 256),
+        ("orders.keep_days", file.orders.keep_days, 1, 36_500),
         ("query.deadline_seconds", file.query.deadline_seconds, 1, 3600),
         ("query.retrieve_deadline_seconds", file.query.retrieve_deadline_seconds, 1, 86_400),
         ("query.max_matches", file.query.max_matches as u64, 1, 100_000),

@@ -10,6 +10,7 @@ mod dicomweb;
 mod locate;
 mod networks;
 mod peers;
+mod priors;
 pub mod raw;
 mod reference;
 mod routing;
@@ -22,6 +23,7 @@ pub use check::parse_fingerprint;
 pub use completion::field_name;
 pub use dicomweb::WebUrl;
 pub use networks::Network;
+pub use priors::{Priors, PriorsBy, Same};
 pub use raw::*;
 pub use reference::reference_markdown;
 pub use routing::{

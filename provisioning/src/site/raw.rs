@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::priors::Priors;
 use super::routing::{Edits, Schedule};
 
 /// The whole site file (TOML). Unknown keys are refused. Relative paths are taken from the folder
@@ -300,6 +301,9 @@ pub struct Orders {
     pub idle_timeout_seconds: u64,
     /// Connections of one source at once; one more is closed.
     pub connections_per_source: u32,
+    /// Days after its last change at which an order goes, with the messages that brought it. An order is
+    /// needed until its study has come. Messages that were refused stay until a person has dealt with them.
+    pub keep_days: u64,
     /// Where an order says how many series the study will have: segment and field, e.g. `ZDS-5`. HL7
     /// has no field of its own for it.
     pub expected_series_field: Option<String>,
@@ -318,6 +322,7 @@ impl Default for Orders {
             message_timeout_seconds: 30,
             idle_timeout_seconds: 3600,
             connections_per_source: 8,
+            keep_days: 400,
             expected_series_field: None,
             expected_instances_field: None,
         }
@@ -721,6 +726,10 @@ pub struct Rule {
     /// as that series is complete, and makes a result of its own for each.
     #[serde(default)]
     pub start: Start,
+    /// Earlier studies of the patient that are fetched from a PACS before the rule's models run, e.g.
+    /// `{ from = "pacs", by = "move", latest = 2, same = ["modality", "body_part"], deadline_seconds = 20 }`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priors: Option<Priors>,
 }
 
 /// When a rule's models start.

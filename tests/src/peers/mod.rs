@@ -1,5 +1,6 @@
 //! Real peers, each a process or a thread of its own on a port of its own.
 
+pub mod announcer;
 pub mod curl;
 pub mod mllp;
 pub mod order_sender;

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{Page, bytes, counted, digest, duration, state};
 use crate::finding::{Completeness, Tier};
 use crate::job::{JobState, State, StudyState};
+use crate::store::priors::FetchLine;
 use crate::store::queries::{
     Decision, FindingLine, Job, Outcome, Revision, Series, StudyDetail, StudyFilter, StudyLine,
 };
@@ -79,7 +80,15 @@ pub fn study(page: &Page<'_>, detail: &StudyDetail) -> Markup {
             h2 { "Series" }
             (series_table(&detail.series_list))
         }
-        @if detail.revisions.is_empty() {
+        @if !detail.priors.is_empty() {
+            section.card {
+                h2 { "Earlier studies that were looked for" }
+                @for fetch in &detail.priors { (priors(fetch)) }
+            }
+        }
+        @if line.state == StudyState::Fetched.as_str() {
+            p { "It was fetched for another study: no rule decides on it, unless it is sent to this box." }
+        } @else if detail.revisions.is_empty() {
             p { "No revision is closed: the study goes to the rules when evidence says that it is complete, or when no image has come for "
                 (page.site.file.timers.quiet_seconds) " s." }
         }
@@ -93,6 +102,23 @@ pub fn study(page: &Page<'_>, detail: &StudyDetail) -> Markup {
         p.soft { "This view is on the audit log." }
     };
     page.frame("Study", "/studies", None, &content)
+}
+
+fn priors(fetch: &FetchLine) -> Markup {
+    html! {
+        p { strong { "For rule " (fetch.rule) ": " } (fetch.words()) }
+        @if !fetch.priors.is_empty() { div.scroll { table {
+            tr { th { "Study" } th { "Date" } th { "State" } th.number { "Images here" } th.number { "At the peer" } th { "Why not all" } }
+            @for prior in &fetch.priors { tr {
+                td { @if prior.held > 0 { a href=(format!("/studies/{}", prior.study)) { code { (prior.study) } } } @else { code { (prior.study) } } }
+                td { (prior.date.expose()) }
+                td { (state(&prior.state)) }
+                td.number { (prior.held) }
+                td.number { @match prior.instances { Some(there) => (there), None => "not told" } }
+                td { (prior.reason) }
+            } }
+        } } }
+    }
 }
 
 fn series_table(list: &[Series]) -> Markup {
@@ -248,6 +274,7 @@ fn one_job(page: &Page<'_>, detail: &StudyDetail, revision: u32, job: &Job) -> M
                 dt { "Time" } dd { (joined(job.timings.iter().map(|(stage, ms)| format!("{} {ms:.0} ms", stage.replace('_', " "))))) }
             }
             @if let Some(hex) = &job.model_digest { dt { "Bundle" } dd { (digest(hex)) } }
+            @for fetch in &job.priors { dt { "Priors at its start" } dd { (fetch.words()) } }
             @if let Some(error) = &job.error { dt { "Error" } dd.reason { (error) } }
         }
         @if let Some(said) = &job.outcome { (outcome(said)) }

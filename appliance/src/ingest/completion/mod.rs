@@ -20,7 +20,7 @@ use crate::audit::{Event, EventKind};
 use crate::job::{State, StudyState};
 use crate::store::jobs;
 use crate::store::ledger::{LedgerError, Writer};
-use crate::store::orders;
+use crate::store::{orders, priors};
 
 pub mod evidence;
 pub mod known;
@@ -47,6 +47,8 @@ pub struct Step {
     pub closed: Option<Closed>,
     /// So many jobs on single series were written.
     pub started: usize,
+    /// Priors are to be looked for.
+    pub priors: bool,
 }
 
 /// Starts the quiet timers of open studies anew: while the daemon was down nothing could arrive, so
@@ -91,9 +93,10 @@ pub fn advance(
     }
     let judged = evidence::study(&gathered.known);
     if let Verdict::Complete { why, .. } = &judged.verdict {
-        let closed = close(writer, &study, &gathered, &judged, why, policy, rules)?;
-        return Ok(Step { closed: Some(closed), started: 0 });
+        let (closed, priors) = close(writer, &study, &gathered, &judged, why, policy, rules)?;
+        return Ok(Step { closed: Some(closed), started: 0, priors });
     }
+    let priors = priors::want(writer, study.id, &study.uid, &gathered.routing, rules, &gathered.facts)?;
     let mut started = 0;
     let mut routing = gathered.routing.clone();
     for start in policy.take_series_starts(&mut routing) {
@@ -104,7 +107,8 @@ pub fn advance(
             started += usize::from(start_series(writer, &study, &start, gathered.through[place], &why)?);
         }
     }
-    Ok(Step { closed: None, started })
+    priors::attach(writer, study.id, &gathered.routing, rules)?;
+    Ok(Step { closed: None, started, priors })
 }
 
 /// Writes the job on one series, unless one has seen all its instances. Yields whether it was written.
@@ -143,7 +147,7 @@ fn close(
     why: &str,
     policy: &Policy,
     rules: &RuleSet,
-) -> Result<Closed, LedgerError> {
+) -> Result<(Closed, bool), LedgerError> {
     let tx = writer.tx();
     let (series, known) = (&gathered.facts, &gathered.known);
     let instances: usize = series.iter().map(|series| series.instances).sum();
@@ -163,6 +167,7 @@ fn close(
     ])?;
     tx.prepare_cached("UPDATE instances SET revision = ?2 WHERE study_id = ?1 AND revision IS NULL")?
         .execute(params![study.id, study.revision])?;
+    let wants = priors::want(writer, study.id, &study.uid, &routing, rules, series)?;
     let all_models: Vec<String> = routing.models.keys().cloned().collect();
     let starts = policy.take_series_starts(&mut routing);
     routing::write(writer, study.id, study.revision, &routing)?;
@@ -171,6 +176,7 @@ fn close(
         let Some(place) = found else { continue };
         start_series(writer, study, start, gathered.through[place], why)?;
     }
+    priors::attach(writer, study.id, &routing, rules)?;
     let (next, note) = if all_models.is_empty() && routing.forwards.is_empty() {
         (StudyState::Unrouted, "no rule gives this study to a model, or sends it on")
     } else if all_models.is_empty() {
@@ -189,12 +195,13 @@ fn close(
         study.key.as_str(),
         json!({ "revision": study.revision, "verdict": verdict, "models": all_models, "rule_set": rules.revision }),
     ))?;
-    Ok(Closed {
+    let closed = Closed {
         study_key: study.key.clone(),
         revision: study.revision,
         models: all_models,
         forwards: routing.forwards.len(),
-    })
+    };
+    Ok((closed, wants))
 }
 
 /// The evidence as the ledger keeps it: no UID, series by their place in the study.

@@ -52,9 +52,16 @@ impl Policy {
         self.rules.iter().any(|rule| rule.start == Start::Series)
     }
 
-    /// Whether a rule has a word on timers, so that rules must be asked before a study is complete.
+    /// Whether any rule wants priors, which are looked for while the study comes.
+    pub fn wants_priors(&self) -> bool {
+        self.rules.iter().any(|rule| rule.priors.is_some())
+    }
+
+    /// Whether a rule has something to say before a study is complete.
     pub fn asks_rules(&self) -> bool {
-        self.starts_series() || self.rules.iter().any(|rule| rule.quiet_seconds.is_some())
+        self.starts_series()
+            || self.wants_priors()
+            || self.rules.iter().any(|rule| rule.quiet_seconds.is_some())
     }
 
     /// The shortest silence after which anything can happen to a study without other evidence.

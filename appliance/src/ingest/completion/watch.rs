@@ -19,6 +19,7 @@ use crate::clock::SharedClock;
 use crate::ingest::rules::RuleSet;
 use crate::phi::Phi;
 use crate::store::ledger::{Ledger, LedgerError};
+use crate::store::priors;
 
 /// The least pause between two looks: what comes in it is seen in one.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -61,6 +62,8 @@ pub struct Watcher {
     pub work: Arc<Notify>,
     /// Told when series are to be sent on, one for each destination.
     pub forwarded: Arc<Vec<Arc<Notify>>>,
+    /// Told when priors are to be looked for.
+    pub priors: Arc<Notify>,
     /// The peer that is asked for its count, and how.
     pub ask: Option<(String, AskCount)>,
 }
@@ -162,6 +165,9 @@ impl Watcher {
         if steps.iter().any(|step| step.closed.is_some() || step.started > 0) {
             self.work.notify_one();
         }
+        if steps.iter().any(|step| step.priors) {
+            self.priors.notify_one();
+        }
         if steps.iter().any(|step| step.closed.as_ref().is_some_and(|closed| closed.forwards > 0)) {
             self.forwarded.iter().for_each(|forwards| forwards.notify_one());
         }
@@ -193,7 +199,7 @@ fn look(
     let mut look = Look::default();
     for (id, last_at, has_evidence) in open {
         let earliest = last_at + policy.shortest_ms();
-        if !has_evidence && !policy.starts_series() && earliest > now {
+        if !has_evidence && !policy.starts_series() && !policy.wants_priors() && earliest > now {
             look.wake_at(earliest);
             continue;
         }
@@ -223,6 +229,7 @@ fn judge(
     };
     look.wake_at(until);
     let mut acts = ordered_stat && !study.stat;
+    acts |= !priors::all_wanted(reader, study.id, &gathered.routing)?;
     if policy.starts_series() {
         let mut routing = gathered.routing.clone();
         for start in policy.take_series_starts(&mut routing) {

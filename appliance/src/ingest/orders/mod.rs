@@ -2,8 +2,10 @@
 //!
 //! - [`message`]: what a message says, pure;
 //! - [`inbox`]: kept and applied in one transaction, before any acknowledgement;
-//! - [`listener`]: connections, frames, answers.
+//! - [`listener`]: connections, frames, answers;
+//! - [`retention`]: what has aged goes.
 
 pub mod inbox;
 pub mod listener;
 pub mod message;
+pub mod retention;

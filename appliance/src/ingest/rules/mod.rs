@@ -76,6 +76,15 @@ pub struct Forward {
     pub set: Edits,
 }
 
+/// A rule that wants priors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PriorsAsked {
+    /// The rule.
+    pub rule: String,
+    /// The first series that it matched: priors are compared with it.
+    pub series_uid: Phi<String>,
+}
+
 /// What the rules say of a study.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Routing {
@@ -85,6 +94,8 @@ pub struct Routing {
     pub models: BTreeMap<String, Assignment>,
     /// What is sent on, in the order of series and rules; each series once to each destination.
     pub forwards: Vec<Forward>,
+    /// The rules that matched and want priors, each once.
+    pub priors: Vec<PriorsAsked>,
 }
 
 struct Compiled {
@@ -183,6 +194,7 @@ impl RuleSet {
                 if matched {
                     routing.assign(compiled, facts);
                     self.forward(&mut routing, compiled, facts, &mut because);
+                    routing.ask_priors(rule, facts);
                 }
                 routing.decisions.push(Decision {
                     rule: rule.name.clone(),
@@ -230,6 +242,13 @@ impl RuleSet {
 }
 
 impl Routing {
+    fn ask_priors(&mut self, rule: &Rule, facts: &SeriesFacts) {
+        if rule.priors.is_some() && !self.priors.iter().any(|asked| asked.rule == rule.name) {
+            let (rule, series_uid) = (rule.name.clone(), facts.series_uid.clone());
+            self.priors.push(PriorsAsked { rule, series_uid });
+        }
+    }
+
     fn assign(&mut self, compiled: &Compiled, facts: &SeriesFacts) {
         for model in &compiled.rule.models {
             let assignment = self.models.entry(model.clone()).or_default();

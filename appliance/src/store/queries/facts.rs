@@ -25,7 +25,7 @@ pub fn facts_since(connection: &Connection, since_ms: i64) -> Result<Vec<StudyFa
         "WITH series AS (
             SELECT i.study_id AS study_id, min(i.id) AS first, count(*) AS instances
             FROM studies s JOIN instances i ON i.study_id = s.id
-            WHERE s.last_at >= ?1 AND i.state NOT IN ('conflict', 'missing')
+            WHERE s.last_at >= ?1 AND s.state != 'fetched' AND i.state NOT IN ('conflict', 'missing')
             GROUP BY i.study_id, i.series_uid)
          SELECT s.key, s.last_at, i.series_uid, i.attributes, i.calling_ae, i.peer, i.sop_class_uid,
             series.instances

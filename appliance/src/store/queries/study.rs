@@ -11,6 +11,7 @@ use crate::dispatch::Dispatch;
 use crate::finding::{Code, Completeness, Finding, ModelResult, Region, Tier};
 use crate::phi::Phi;
 use crate::store::ledger::{LedgerError, json_column};
+use crate::store::priors::{self, FetchLine};
 
 /// Everything about one study that a person may ask.
 #[derive(Clone, Debug, Serialize)]
@@ -22,6 +23,8 @@ pub struct StudyDetail {
     pub series_list: Vec<Series>,
     /// Whether it goes before others.
     pub stat: bool,
+    /// Earlier studies that rules wanted with it, and what came of that.
+    pub priors: Vec<FetchLine>,
     /// Models on single series of the revision that is still open.
     pub early_jobs: Vec<Job>,
     /// Its closed revisions, the last first.
@@ -114,6 +117,8 @@ pub struct Job {
     pub timings: BTreeMap<String, f64>,
     /// Why it failed.
     pub error: Option<String>,
+    /// What was there of the priors that its rules ask for when it started.
+    pub priors: Vec<FetchLine>,
     /// What the model said.
     pub outcome: Option<Outcome>,
     /// It said something that this release cannot read.
@@ -195,7 +200,8 @@ pub fn study(connection: &Connection, key: &str) -> Result<StudyDetail, LedgerEr
         .prepare_cached("SELECT priority FROM studies WHERE id = ?1")?
         .query_row([study.id], |row| row.get(0))?;
     let early_jobs = study.jobs(line.revision + 1)?;
-    Ok(StudyDetail { line, series_list, stat, early_jobs, revisions })
+    let priors = priors::of_study(connection, study.id)?;
+    Ok(StudyDetail { line, series_list, stat, priors, early_jobs, revisions })
 }
 
 type Numbers = HashMap<String, u32>;
@@ -289,7 +295,7 @@ impl Study<'_> {
     fn jobs(&self, revision: u32) -> Result<Vec<Job>, LedgerError> {
         let mut statement = self.connection.prepare_cached(
             "SELECT id, model, state, series, deliver, attempts, next_at, created_at, finished_at,
-                model_digest, timings, error, outcome, verdict
+                model_digest, timings, error, outcome, verdict, coalesce(priors, '[]')
              FROM jobs WHERE study_id = ?1 AND revision = ?2 ORDER BY model, id",
         )?;
         let mut rows = statement.query(params![self.id, revision])?;
@@ -314,6 +320,7 @@ impl Study<'_> {
                 model_digest: row.get(9)?,
                 timings: numbers(timings.as_deref()),
                 error: row.get(11)?,
+                priors: json_column(row, 14)?,
                 outcome_unreadable: matches!(parsed, Some(Err(_))),
                 outcome: match parsed {
                     Some(Ok(result)) => Some(self.outcome(&result)?),
