@@ -25,8 +25,11 @@ pub use crate::store::objects::fuzzing::segment;
 use crate::web::json;
 use crate::web::multipart::{Event, Malformed, MediaType, Reader};
 
+/// What a target does with an input: it ends, whatever the input is.
+pub type Target = fn(&[u8]);
+
 /// Every target: its name, and what runs.
-pub const TARGETS: [(&str, fn(&[u8])); 13] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("association", association),
     ("charset", charset),
     ("command", command),
@@ -60,7 +63,10 @@ pub fn association(bytes: &[u8]) {
         let accepted = requested.accept_with_roles(services::judge, roles).await;
         let Ok(mut association) = accepted else { return };
         while let Ok(Incoming::Command(context, command)) = association.next().await {
-            while command.has_data_set {
+            if !command.has_data_set {
+                continue;
+            }
+            loop {
                 match association.fragment(context).await {
                     Ok((_, false)) => {}
                     Ok((_, true)) => break,
