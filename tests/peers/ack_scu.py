@@ -48,6 +48,8 @@ def main():
         status = association.send_c_store(image)
         if "Status" in status and status.Status == 0:
             print("ack", digest, flush=True)
+    # Its threads would keep this process for a minute otherwise.
+    association.release()
 
 
 if __name__ == "__main__":

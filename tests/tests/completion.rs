@@ -245,10 +245,10 @@ fn a_stat_study_overtakes_a_backlog_in_jobs_and_deliveries() {
     });
     let ris = sender.expect("made");
     let image = phantom(&line.hospital, "dx", 1).files.remove(0);
-    // The first job takes more than a second, so that there is a backlog behind it.
+    // The first three jobs take seconds, so that there is a backlog behind them.
     let studies: Vec<Vec<PathBuf>> = (0..=ROUTINE)
         .map(|index| {
-            let images = if index == 0 { 40 } else { 1 };
+            let images = if index < 3 { 40 } else { 1 };
             study_of_copies(&line.hospital, &image, &format!("backlog-{index}"), images)
         })
         .collect();
