@@ -127,9 +127,15 @@ fn judge(http: u16, answer: &[DataSet], words: Option<Phi<String>>) -> Sent {
         None => Phi::new(code.clone()),
     };
     let reason = Reason { code, text };
+    let speaks_of_the_instance =
+        answer.iter().any(|one| !one.items(tags::REFERENCED_SOP_SEQUENCE).is_empty());
     match (http, failure.map(status::class_of)) {
         (200..=299, Some(Class::Transient)) | (409, Some(Class::Transient)) => Sent::Later(reason),
         (200..=299, Some(Class::Permanent)) => Sent::Never(reason),
+        // "Accepted" means that something failed or was changed, and what, stands in the answer (PS3.18
+        // Table 10.5.3-1). An answer without a word of the instance, or one that cannot be read, leaves open
+        // whether it is there: the same instance again harms nobody.
+        (202, None) if !speaks_of_the_instance => Sent::Later(reason),
         (200..=299, None) => match first(tags::REFERENCED_SOP_SEQUENCE, tags::WARNING_REASON) {
             Some(warning) => {
                 Sent::Delivered(Some(Phi::new(format!("STOW-RS warning reason {warning:#06x}"))))
@@ -182,6 +188,8 @@ mod tests {
         let warned = DataSet::new().with_u16(tags::WARNING_REASON, 0xB000);
         let warned = [DataSet::new().with_items(tags::REFERENCED_SOP_SEQUENCE, vec![warned])];
         assert!(matches!(judge(202, &warned), Sent::Delivered(Some(_))));
+        // Accepted, but the answer is empty or could not be read.
+        assert!(matches!(judge(202, &[]), Sent::Later(_)));
     }
 
     #[test]
