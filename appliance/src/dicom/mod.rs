@@ -9,6 +9,7 @@ pub mod commitment;
 pub mod data_set;
 pub mod dimse;
 pub mod header;
+pub(crate) mod one_frame;
 pub mod part_ten;
 pub mod pdu;
 pub mod peer;

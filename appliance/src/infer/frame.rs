@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use dicom_core::value::{C, PixelFragmentSequence, PrimitiveValue};
+use dicom_core::value::{PixelFragmentSequence, PrimitiveValue};
 use dicom_dictionary_std::uids;
-use dicom_encoding::adapters::{PixelDataObject, RawPixelData};
 use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::image::{Frame, ImageError, Layout, Photometric, native_bytes};
 use crate::dicom::codestream::{self, Codestream, Colour};
+use crate::dicom::one_frame::OneFrame;
 
 /// The bytes of a native frame, numbered from 0.
 pub(super) fn native<'a>(
@@ -83,7 +83,15 @@ pub(super) fn encapsulated(
         photometric = if lossless { photometric } else { Photometric::Rgb };
     }
 
-    let one = OneFrame { coded: &coded, layout, transfer_syntax };
+    let one = OneFrame {
+        coded: &coded,
+        transfer_syntax,
+        columns: layout.columns,
+        rows: layout.rows,
+        samples: layout.samples,
+        bits_allocated: layout.bits_allocated,
+        bits_stored: layout.bits_stored,
+    };
     let mut decoded = Vec::new();
     // Codecs index by what the codestream says; a panic of theirs costs this frame only.
     catch_unwind(AssertUnwindSafe(|| decoder.decode_frame(&one, 0, &mut decoded).is_ok()))
@@ -217,51 +225,4 @@ fn finish(values: Vec<i32>, layout: &Layout) -> Result<Frame, ImageError> {
         return Err(ImageError::Malformed("the pixel data is shorter than the header says"));
     }
     Ok(Frame { columns, rows, channels, values })
-}
-
-/// One compressed frame, as a decoder of dicom-rs wants to see an object: it then neither copies
-/// all fragments for each frame nor guesses at their borders.
-struct OneFrame<'a> {
-    coded: &'a [u8],
-    layout: &'a Layout,
-    transfer_syntax: &'a str,
-}
-
-impl PixelDataObject for OneFrame<'_> {
-    fn transfer_syntax_uid(&self) -> &str {
-        self.transfer_syntax
-    }
-    fn rows(&self) -> Option<u16> {
-        u16::try_from(self.layout.rows).ok()
-    }
-    fn cols(&self) -> Option<u16> {
-        u16::try_from(self.layout.columns).ok()
-    }
-    fn samples_per_pixel(&self) -> Option<u16> {
-        u16::try_from(self.layout.samples).ok()
-    }
-    fn bits_allocated(&self) -> Option<u16> {
-        u16::try_from(self.layout.bits_allocated).ok()
-    }
-    fn bits_stored(&self) -> Option<u16> {
-        u16::try_from(self.layout.bits_stored).ok()
-    }
-    fn photometric_interpretation(&self) -> Option<&str> {
-        None
-    }
-    fn number_of_frames(&self) -> Option<u32> {
-        Some(1)
-    }
-    fn number_of_fragments(&self) -> Option<u32> {
-        Some(1)
-    }
-    fn fragment(&self, fragment: usize) -> Option<Cow<'_, [u8]>> {
-        (fragment == 0).then_some(Cow::Borrowed(self.coded))
-    }
-    fn offset_table(&self) -> Option<Cow<'_, [u32]>> {
-        Some(Cow::Borrowed(&[]))
-    }
-    fn raw_pixel_data(&self) -> Option<RawPixelData> {
-        Some(RawPixelData { fragments: C::from_vec(vec![self.coded.to_vec()]), offset_table: C::new() })
-    }
 }

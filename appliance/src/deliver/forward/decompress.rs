@@ -12,10 +12,8 @@ use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use dicom_core::value::C;
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
-use dicom_encoding::adapters::{PixelDataObject, RawPixelData};
 use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
@@ -23,6 +21,7 @@ use super::rewrite::{Cannot, Change, explicit_element, rewrite};
 use super::source::Piece;
 use crate::dicom::codestream::{self, Codestream, Colour};
 use crate::dicom::header::{self, Place};
+use crate::dicom::one_frame::OneFrame;
 
 /// Most bytes that the pixels of one instance may have; few where a fuzzer tries thousands a second.
 const PIXELS_MAX: u64 = if cfg!(fuzzing) { 1 << 20 } else { 512 << 20 };
@@ -245,7 +244,15 @@ impl Layout {
             Some(Codec::EncapsulatedPixelData(Some(decoder), _)) => decoder,
             _ => return Err(Cannot::Syntax),
         };
-        let one = OneFrame { coded: &coded, layout: self, syntax };
+        let one = OneFrame {
+            coded: &coded,
+            transfer_syntax: syntax,
+            columns: self.columns,
+            rows: self.rows,
+            samples: self.samples,
+            bits_allocated: self.bits_allocated,
+            bits_stored: self.bits_stored,
+        };
         let mut decoded = Vec::new();
         // Codecs index by what the codestream says; a panic of theirs costs this instance only.
         catch_unwind(AssertUnwindSafe(|| decoder.decode_frame(&one, 0, &mut decoded).is_ok()))
@@ -296,52 +303,6 @@ impl Layout {
             return Err(Cannot::Pixels("JPEG Extended of 12 bits is not known here"));
         }
         Ok(Some(header))
-    }
-}
-
-/// One compressed frame, as a decoder of dicom-rs wants to see an object.
-struct OneFrame<'a> {
-    coded: &'a [u8],
-    layout: &'a Layout,
-    syntax: &'a str,
-}
-
-impl PixelDataObject for OneFrame<'_> {
-    fn transfer_syntax_uid(&self) -> &str {
-        self.syntax
-    }
-    fn rows(&self) -> Option<u16> {
-        u16::try_from(self.layout.rows).ok()
-    }
-    fn cols(&self) -> Option<u16> {
-        u16::try_from(self.layout.columns).ok()
-    }
-    fn samples_per_pixel(&self) -> Option<u16> {
-        u16::try_from(self.layout.samples).ok()
-    }
-    fn bits_allocated(&self) -> Option<u16> {
-        u16::try_from(self.layout.bits_allocated).ok()
-    }
-    fn bits_stored(&self) -> Option<u16> {
-        u16::try_from(self.layout.bits_stored).ok()
-    }
-    fn photometric_interpretation(&self) -> Option<&str> {
-        None
-    }
-    fn number_of_frames(&self) -> Option<u32> {
-        Some(1)
-    }
-    fn number_of_fragments(&self) -> Option<u32> {
-        Some(1)
-    }
-    fn fragment(&self, fragment: usize) -> Option<Cow<'_, [u8]>> {
-        (fragment == 0).then_some(Cow::Borrowed(self.coded))
-    }
-    fn offset_table(&self) -> Option<Cow<'_, [u32]>> {
-        Some(Cow::Borrowed(&[]))
-    }
-    fn raw_pixel_data(&self) -> Option<RawPixelData> {
-        Some(RawPixelData { fragments: C::from_vec(vec![self.coded.to_vec()]), offset_table: C::new() })
     }
 }
 
