@@ -14,7 +14,7 @@ use lightbox_tests::site::bundle_for_any_image;
 use lightbox_tests::{Daemon, Hospital, Line, Site};
 
 /// Size of the disk.
-const DISK_MIB: u64 = 48;
+const DISK_MIB: u64 = 96;
 /// What is left of it when the images come.
 const LEFT_MIB: u64 = 10;
 /// Half a MiB each: more than fits.

@@ -13,9 +13,9 @@ use super::objects::Committed;
 
 /// Entries in one transaction.
 const BATCH_MAX: usize = 256;
-/// While entries keep coming, so long passes between two transactions: each costs a sync, which the disk
-/// would rather spend on instances.
-const PACE: Duration = Duration::from_millis(30);
+/// So long passes at least between the begin of two transactions: each costs a sync, which the disk would
+/// rather spend on instances. The first after a pause goes at once.
+const PACE: Duration = Duration::from_millis(50);
 /// Wait before a transaction that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -26,9 +26,7 @@ pub fn start(ledger: Ledger, committed: Committed) -> std::io::Result<JoinHandle
             let (count, began) = (entries.len(), Instant::now());
             enter(&ledger, entries);
             committed.indexed(count);
-            if count > 1 {
-                thread::sleep(PACE.saturating_sub(began.elapsed()));
-            }
+            thread::sleep(PACE.saturating_sub(began.elapsed()));
         }
     })
 }

@@ -5,12 +5,11 @@
 //! An object's file is durable under its final name before the object leaves its segments.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::fs::{self, File};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::direct::DirectFile;
 use super::log::Located;
 use super::{Inner, ObjectError, ObjectId, Reader, io_error};
 use crate::store::folder;
@@ -29,7 +28,7 @@ pub(super) fn run(inner: &Inner) {
         if inner.closing.wait(EVERY) {
             return;
         }
-        let syncs = inner.syncs.load(Ordering::Relaxed);
+        let syncs = inner.log.syncs();
         quiet = if syncs == seen { quiet + 1 } else { 0 };
         seen = syncs;
         while quiet >= QUIET_LOOKS || inner.pool.is_pressed() {
@@ -45,7 +44,7 @@ pub(super) fn run(inner: &Inner) {
             if inner.closing.is_set() {
                 return;
             }
-            if inner.syncs.load(Ordering::Relaxed) != seen && !inner.pool.is_pressed() {
+            if inner.log.syncs() != seen && !inner.pool.is_pressed() {
                 break;
             }
         }
@@ -102,17 +101,11 @@ fn write_file(inner: &Inner, id: &ObjectId, located: &Located) -> Result<(), Obj
     let entry = located.entry()?;
     let part = path.with_extension("part");
     let write = || -> Result<File, ObjectError> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&part)
-            .map_err(io_error("making an object's file"))?;
-        let mut out = BufWriter::with_capacity(1 << 20, file);
-        out.write_all(&entry.receipt.part_ten_head()?).map_err(io_error("writing an object's file"))?;
+        let mut out = DirectFile::create(&part).map_err(io_error("making an object's file"))?;
+        let head = entry.receipt.part_ten_head()?;
         let mut data_set = Reader::of_pieces(&located.pieces, Arc::default());
-        std::io::copy(&mut data_set, &mut out).map_err(io_error("writing an object's file"))?;
-        out.into_inner().map_err(|error| io_error("writing an object's file")(error.into_error()))
+        let appended = out.append(&mut &head[..]).and_then(|()| out.append(&mut data_set));
+        appended.and_then(|()| out.finish()).map_err(io_error("writing an object's file"))
     };
     let written = write().and_then(|file| {
         file.sync_data().map_err(io_error("syncing an object's file"))?;

@@ -55,7 +55,7 @@ impl Incoming {
         let payload = std::mem::replace(&mut self.buffer, next);
         let crc = crc32fast::hash(&payload);
         let (reply, answer) = oneshot::channel();
-        self.objects.ask(Request::Chunk { payload, crc, reply })?;
+        self.objects.inner.log.ask(Request::Chunk { payload, crc, reply })?;
         self.pending = Some(answer);
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Finished {
         let earlier = std::mem::take(&mut self.incoming.pieces);
         let (reply, answer) = oneshot::channel();
         let commit = Commit { payload, crc, earlier, entry, reply };
-        self.incoming.objects.ask(Request::Commit(Box::new(commit)))?;
+        self.incoming.objects.inner.log.ask_or_write(Request::Commit(Box::new(commit)))?;
         let buffer = answer.await.map_err(|_| ObjectError::Closed)??;
         self.incoming.objects.inner.give_back(buffer);
         Ok(())

@@ -1,18 +1,21 @@
-//! The writer: one thread puts what all associations bring into the active segment, in order, and
-//! syncs once for all of them.
+//! The writer: puts what all associations bring into the active segment, in order, and syncs once for all
+//! of them.
 //!
-//! While a sync is under way, requests gather; the next batch takes them all. A commit is answered
+//! One at a time writes. While a sync is under way, requests gather, and the writer's thread takes them all
+//! in its next batch. An association that finds nobody writing writes its own commit itself: with few
+//! associations, waking a thread and being woken by it cost more than the sync. A commit is answered
 //! only after the sync that follows its batch, and nothing of a later batch is written before, so
 //! what stands in a segment before the first record that is not whole was written in order, and a torn
 //! tail holds nothing that anybody was told of.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 
 use nix::sys::uio::pwritev;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 use super::reader::Piece;
@@ -30,6 +33,7 @@ static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 pub(super) type Written = Result<(Piece, Vec<u8>), ObjectError>;
 
 /// What an association asks of the writer.
+#[derive(Debug)]
 pub(super) enum Request {
     /// Part of an instance that is longer than one chunk. Not synced: its commit will be.
     Chunk { payload: Vec<u8>, crc: u32, reply: oneshot::Sender<Written> },
@@ -37,6 +41,7 @@ pub(super) enum Request {
     Commit(Box<Commit>),
 }
 
+#[derive(Debug)]
 pub(super) struct Commit {
     pub(super) payload: Vec<u8>,
     pub(super) crc: u32,
@@ -76,20 +81,32 @@ impl Live {
 }
 
 /// The segment that is written to, and where.
+#[derive(Debug)]
 struct Active {
     segment: Arc<Segment>,
     at: u64,
 }
 
+#[derive(Debug)]
 pub(super) struct Log {
-    pub(super) pool: Arc<Pool>,
-    pub(super) live: Arc<Live>,
+    pool: Arc<Pool>,
+    live: Arc<Live>,
     /// Entries that are durable, on their way to the index.
-    pub(super) committed: mpsc::Sender<Entry>,
+    committed: mpsc::Sender<Entry>,
     /// How many went there.
-    pub(super) count: Arc<AtomicUsize>,
-    /// How many batches were synced; for whoever waits until ingest is quiet.
-    pub(super) syncs: Arc<AtomicUsize>,
+    count: AtomicUsize,
+    /// How many batches were synced.
+    syncs: AtomicUsize,
+    /// Whoever holds this is the one who writes.
+    active: Mutex<Option<Active>>,
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Request>,
+    closed: bool,
 }
 
 /// A request with its place.
@@ -104,21 +121,114 @@ struct Placed {
 }
 
 impl Log {
-    /// Serves requests until every sender is gone.
-    pub(super) fn run(self, requests: &mpsc::Receiver<Request>) {
-        let mut active: Option<Active> = None;
-        while let Ok(first) = requests.recv() {
-            let mut batch = vec![first];
-            while batch.len() < BATCH_MAX
-                && let Ok(next) = requests.try_recv()
-            {
-                batch.push(next);
+    pub(super) fn new(pool: Arc<Pool>, live: Arc<Live>, committed: mpsc::Sender<Entry>) -> Self {
+        Log {
+            pool,
+            live,
+            committed,
+            count: AtomicUsize::new(0),
+            syncs: AtomicUsize::new(0),
+            active: Mutex::default(),
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+        }
+    }
+
+    /// How many instances became durable since the store was opened.
+    pub(super) fn committed(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// How many batches were synced; for whoever waits until ingest is quiet.
+    pub(super) fn syncs(&self) -> usize {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Hands a request to the writer's thread.
+    pub(super) fn ask(&self, request: Request) -> Result<(), ObjectError> {
+        let mut queue = self.lock_queue();
+        if queue.closed {
+            return Err(ObjectError::Closed);
+        }
+        queue.waiting.push_back(request);
+        drop(queue);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Writes a request here and now if nobody is writing and nobody waits; else the same as
+    /// [`Log::ask`]. Either way the answer comes over the request's channel.
+    pub(super) fn ask_or_write(&self, request: Request) -> Result<(), ObjectError> {
+        // Other tasks of this thread must be able to go on elsewhere while it waits for the disk, which only
+        // tokio's threads know how to arrange.
+        let may_block =
+            Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if !may_block || !self.lock_queue().waiting.is_empty() {
+            return self.ask(request);
+        }
+        let Some(mut active) = self.try_lock_active() else { return self.ask(request) };
+        tokio::task::block_in_place(|| self.write(&mut active, vec![request]));
+        Ok(())
+    }
+
+    /// Serves requests until the log is closed, on a thread of its own.
+    pub(super) fn run(&self) {
+        let _closed = CloseAtEnd(self);
+        loop {
+            let mut queue = self.lock_queue();
+            while queue.waiting.is_empty() && !queue.closed {
+                queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
+            if queue.waiting.is_empty() {
+                break;
+            }
+            drop(queue);
+            let mut active = self.lock_active();
+            let batch: Vec<Request> = {
+                let mut queue = self.lock_queue();
+                let count = queue.waiting.len().min(BATCH_MAX);
+                queue.waiting.drain(..count).collect()
+            };
             self.write(&mut active, batch);
         }
-        if let Some(active) = active {
+        if let Some(active) = self.lock_active().take() {
             self.seal(active);
         }
+    }
+
+    /// Lets [`Log::run`] end once everything that waits is written.
+    pub(super) fn close(&self) {
+        self.lock_queue().closed = true;
+        self.arrived.notify_one();
+    }
+
+    fn lock_queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_active(&self) -> MutexGuard<'_, Option<Active>> {
+        self.active.lock().unwrap_or_else(|poisoned| self.leave_segment(poisoned.into_inner()))
+    }
+
+    fn try_lock_active(&self) -> Option<MutexGuard<'_, Option<Active>>> {
+        match self.active.try_lock() {
+            Ok(active) => Some(active),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(poisoned)) => Some(self.leave_segment(poisoned.into_inner())),
+        }
+    }
+
+    /// After a panic of whoever was writing: how far the segment was written is unknown, and what is put
+    /// behind a gap would not be found again.
+    fn leave_segment<'a>(
+        &self,
+        mut active: MutexGuard<'a, Option<Active>>,
+    ) -> MutexGuard<'a, Option<Active>> {
+        if let Some(active) = active.take() {
+            active.segment.doubt();
+        }
+        self.active.clear_poison();
+        active
     }
 
     fn write(&self, active: &mut Option<Active>, batch: Vec<Request>) {
@@ -200,6 +310,18 @@ impl Log {
                 _ => {}
             }
         }
+    }
+}
+
+/// When the writer's thread ends, however it ends, nobody must wait for it.
+struct CloseAtEnd<'a>(&'a Log);
+
+impl Drop for CloseAtEnd<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.lock_queue();
+        queue.closed = true;
+        // Dropping a request tells its association that the store is closed.
+        queue.waiting.clear();
     }
 }
 

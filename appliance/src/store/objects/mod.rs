@@ -15,6 +15,7 @@
 //! on the disk is this folder's own business.
 
 mod archive;
+mod direct;
 mod error;
 mod export;
 #[cfg(any(fuzzing, test))]
@@ -31,7 +32,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub use self::name::{Digest, ObjectId, Receipt};
 pub use self::reader::Reader;
 
 use self::error::io_error;
-use self::log::{CommitRecord, Live, Located, Log, Request};
+use self::log::{CommitRecord, Live, Located, Log};
 use self::name::hasher;
 use self::segment::{Pool, PoolConfig};
 use super::entry::Entry;
@@ -125,7 +125,8 @@ impl Committed {
 #[derive(Clone, Debug)]
 pub struct Objects {
     inner: Arc<Inner>,
-    threads: Arc<Threads>,
+    /// Held so that the threads end with the last handle.
+    _threads: Arc<Threads>,
 }
 
 #[derive(Debug)]
@@ -134,25 +135,23 @@ struct Inner {
     reserve_bytes: u64,
     pool: Arc<Pool>,
     live: Arc<Live>,
-    /// Entries handed to the index, and those that it has taken.
-    committed: Arc<AtomicUsize>,
+    log: Log,
+    /// How many of the committed entries the index has taken.
     indexed: watch::Receiver<usize>,
-    syncs: Arc<AtomicUsize>,
     buffers: Mutex<Vec<Vec<u8>>>,
     closing: Flag,
 }
 
-/// The store's threads and the way to the writer; when the last handle goes, they end.
+/// The store's threads; when the last handle goes, they end.
 #[derive(Debug)]
 struct Threads {
     inner: Arc<Inner>,
-    requests: Mutex<Option<mpsc::Sender<Request>>>,
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.inner.log.close();
         self.inner.closing.set();
         self.inner.pool.close();
         for handle in self.handles.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
@@ -198,7 +197,7 @@ impl Inner {
     }
 
     fn backlog(&self) -> usize {
-        self.committed.load(Ordering::Acquire).saturating_sub(*self.indexed.borrow())
+        self.log.committed().saturating_sub(*self.indexed.borrow())
     }
 
     fn buffer(&self) -> Vec<u8> {
@@ -249,21 +248,21 @@ impl Objects {
         let (indexed_sender, indexed) = watch::channel(0);
         let live = Arc::new(Live::default());
         *live.lock() = found.live;
+        let pool = Arc::new(Pool::new(segments, pool_config, found.used, found.blank));
+        let (sender, receiver) = mpsc::channel();
         let inner = Arc::new(Inner {
             studies,
             reserve_bytes: config.reserve_bytes,
-            pool: Arc::new(Pool::new(segments, pool_config, found.used, found.blank)),
-            live,
-            committed: Arc::default(),
+            pool: pool.clone(),
+            live: live.clone(),
+            log: Log::new(pool, live, sender),
             indexed,
-            syncs: Arc::default(),
             buffers: Mutex::default(),
             closing: Flag::default(),
         });
-        let (sender, receiver) = mpsc::channel();
         let committed = Committed { entries: receiver, indexed: indexed_sender };
-        let threads = start(&inner, sender)?;
-        let objects = Objects { inner, threads: Arc::new(threads) };
+        let threads = start(&inner)?;
+        let objects = Objects { inner, _threads: Arc::new(threads) };
         Ok(Opened { objects, entries: found.entries, committed, broken: found.broken })
     }
 
@@ -289,7 +288,7 @@ impl Objects {
     /// Waits until everything that was acknowledged before this call is in the index: for whoever asks
     /// the ledger what the box holds.
     pub async fn settled(&self) {
-        let wanted = self.inner.committed.load(Ordering::Acquire);
+        let wanted = self.inner.log.committed();
         let mut indexed = self.inner.indexed.clone();
         // An error means that the indexer has ended: the daemon is stopping.
         drop(indexed.wait_for(|indexed| *indexed >= wanted).await);
@@ -355,11 +354,6 @@ impl Objects {
         // Not empty, or never there: both are well.
         drop(fs::remove_dir(self.inner.studies.join(study_key)));
     }
-
-    fn ask(&self, request: Request) -> Result<(), ObjectError> {
-        let requests = self.threads.requests.lock().map_err(|_| ObjectError::Closed)?;
-        requests.as_ref().ok_or(ObjectError::Closed)?.send(request).map_err(|_| ObjectError::Closed)
-    }
 }
 
 fn read_file(path: &Path) -> Result<(Receipt, Reader), ObjectError> {
@@ -393,25 +387,17 @@ fn list_files(studies: &Path) -> Result<Vec<(ObjectId, u64)>, ObjectError> {
     Ok(found)
 }
 
-fn start(inner: &Arc<Inner>, committed: mpsc::Sender<Entry>) -> Result<Threads, ObjectError> {
-    let (sender, requests) = mpsc::channel();
-    let log = Log {
-        pool: inner.pool.clone(),
-        live: inner.live.clone(),
-        committed,
-        count: inner.committed.clone(),
-        syncs: inner.syncs.clone(),
-    };
+fn start(inner: &Arc<Inner>) -> Result<Threads, ObjectError> {
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
         std::thread::Builder::new().name(name.into()).spawn(work).map_err(io_error("starting a thread"))
     };
-    let (pool, exporter) = (inner.pool.clone(), inner.clone());
+    let (pool, writer, exporter) = (inner.pool.clone(), inner.clone(), inner.clone());
     let handles = vec![
         spawn("object-segments", Box::new(move || pool.keep_ready()))?,
-        spawn("object-writer", Box::new(move || log.run(&requests)))?,
+        spawn("object-writer", Box::new(move || writer.log.run()))?,
         spawn("object-export", Box::new(move || export::run(&exporter)))?,
     ];
-    Ok(Threads { inner: inner.clone(), requests: Mutex::new(Some(sender)), handles: Mutex::new(handles) })
+    Ok(Threads { inner: inner.clone(), handles: Mutex::new(handles) })
 }
 
 #[cfg(test)]

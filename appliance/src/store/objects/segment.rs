@@ -101,10 +101,18 @@ struct State {
     next_file: u64,
     /// Somebody waits for a segment.
     wanted: bool,
-    /// Why the last one could not be prepared.
-    fault: Option<&'static str>,
-    full: bool,
+    /// Attempts to prepare one that were begun; and the last that failed, with what was wrong.
+    attempts: u64,
+    fault: Option<(u64, Fault)>,
     closed: bool,
+}
+
+/// Why a segment could not be prepared.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Full,
+    /// What else it was stands in the log.
+    Other,
 }
 
 impl Pool {
@@ -129,8 +137,12 @@ impl Pool {
     }
 
     /// The next segment to write to; waits until one is ready. Blocking.
+    ///
+    /// Only an attempt that was begun after this call can refuse it: room may have come back since the
+    /// last one.
     pub(super) fn take(&self) -> Result<Arc<Segment>, ObjectError> {
         let mut state = self.lock();
+        let asked = state.attempts;
         loop {
             if let Some(segment) = state.ready.pop_front() {
                 let segment = Arc::new(segment);
@@ -142,13 +154,16 @@ impl Pool {
             if state.closed {
                 return Err(ObjectError::Closed);
             }
-            if let Some(operation) = state.fault.take() {
+            if let Some((attempt, fault)) = state.fault
+                && attempt > asked
+            {
                 state.wanted = false;
-                let full = std::mem::take(&mut state.full);
-                return Err(if full {
-                    ObjectError::Full
-                } else {
-                    ObjectError::Io { operation, source: io::Error::other("see the log") }
+                return Err(match fault {
+                    Fault::Full => ObjectError::Full,
+                    Fault::Other => ObjectError::Io {
+                        operation: "preparing a segment",
+                        source: io::Error::other("see the log"),
+                    },
                 });
             }
             state.wanted = true;
@@ -195,6 +210,8 @@ impl Pool {
             }
             let number = state.next_number;
             state.next_number += 1;
+            state.attempts += 1;
+            let attempt = state.attempts;
             let in_all = state.ready.len() + state.used.len() + state.blank.len() + freed.len();
             // What was made beyond the usual number goes again.
             let surplus = in_all.saturating_sub(self.config.segments).min(freed.len());
@@ -223,17 +240,17 @@ impl Pool {
             match prepared {
                 None => {}
                 Some(Ok(segment)) => {
-                    (state.fault, state.full) = (None, false);
+                    state.fault = None;
                     state.ready.push_back(segment);
                     self.changed.notify_all();
                 }
                 Some(Err((error, blank))) => {
                     state.blank.extend(blank);
-                    state.full = matches!(error, ObjectError::Full);
-                    if !state.full {
+                    let fault = if matches!(error, ObjectError::Full) { Fault::Full } else { Fault::Other };
+                    if matches!(fault, Fault::Other) {
                         tracing::error!(reason = %error, "a segment of the object store cannot be prepared");
                     }
-                    state.fault = Some("preparing a segment");
+                    state.fault = Some((attempt, fault));
                     self.changed.notify_all();
                 }
             }
