@@ -66,7 +66,7 @@ pub fn statement() -> String {
          | Application Context | {} |\n| Implementation Class UID | {IMPLEMENTATION_CLASS_UID} |\n\
          | Implementation Version Name | {IMPLEMENTATION_VERSION_NAME} |\n\
          | Maximum PDU length | 131072 by default (`dicom.max_pdu_bytes`) |\n\
-         | Asynchronous operations | not negotiated |\n| SCP/SCU role selection | not negotiated |\n\n",
+         | Asynchronous operations | not negotiated |\n| SCP/SCU role selection | taken: for storage, SCU only; for storage commitment, as the peer's `may` says; proposed by us: SCP of the storage classes for C-GET |\n\n",
         crate::dicom::association::APPLICATION_CONTEXT,
     );
     out.push_str(
