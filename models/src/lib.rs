@@ -17,7 +17,9 @@
 
 mod bundle;
 mod check;
+pub mod life_cycle;
 pub mod manifest;
+pub mod metrics;
 mod problem;
 
 pub use bundle::{Bundle, BundleError};
