@@ -19,6 +19,7 @@
 //! [`Bundle::open`] is the only way in: it checks the manifest whole, then every file against its
 //! size and digest, and refuses what the manifest does not list.
 
+pub mod acceptance;
 mod bundle;
 mod check;
 mod contents;
@@ -26,6 +27,7 @@ pub mod golden;
 pub mod life_cycle;
 pub mod manifest;
 pub mod metrics;
+pub mod plan;
 mod problem;
 mod sbom;
 
