@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod plan;
 mod problem;
 mod sbom;
+pub mod shadow;
 
 pub use bundle::{Bundle, BundleError};
 pub use manifest::Manifest;
