@@ -115,3 +115,80 @@ fn estimate(criterion: &Criterion, rows: &[&Row]) -> Result<f64, MetricError> {
         _ => Ok(proportion(criterion, rows)?.value()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::plan::IntervalBounds;
+
+    fn criterion(metric: Metric, method: Method) -> Criterion {
+        Criterion {
+            id: "C".into(),
+            modifications: Vec::new(),
+            set_sha256: String::new(),
+            label: "disk".into(),
+            metric,
+            tier: Some(Tier::Flagged),
+            positive_min: 0,
+            negative_min: 0,
+            estimate_min: 0.0,
+            interval: IntervalBounds {
+                level: 0.95,
+                method,
+                lower_min: 0.0,
+                resamples: Some(400),
+                seed: Some(3),
+            },
+            non_inferior: None,
+        }
+    }
+
+    fn row(at: usize, truth: bool, score: f64, overlap: Option<f64>) -> Row {
+        let tier = if score >= 0.5 { Tier::Flagged } else { Tier::Suppressed };
+        let case = format!("case-{at}");
+        Row { case, label: "disk".into(), score, tier, truth, overlap, groups: BTreeMap::new() }
+    }
+
+    #[test]
+    fn dice_is_the_mean_over_positive_cases_and_misses_none() {
+        let mut rows = [
+            row(0, true, 0.9, Some(0.8)),
+            row(1, true, 0.9, Some(0.4)),
+            row(2, true, 0.1, Some(0.0)),
+            row(3, false, 0.1, None),
+        ];
+        let asked = criterion(Metric::Dice, Method::Bootstrap);
+        let found = measure(&asked, &rows.iter().collect::<Vec<_>>()).expect("defined");
+        assert!((found.estimate - 0.4).abs() < 1e-12);
+        assert!(found.interval.lower < 0.4 && found.interval.upper > 0.4, "{found:?}");
+        rows[2].overlap = None;
+        assert!(measure(&asked, &rows.iter().collect::<Vec<_>>()).is_err());
+    }
+
+    #[test]
+    fn a_bootstrap_without_resamples_is_no_interval() {
+        let mut asked = criterion(Metric::Sensitivity, Method::Bootstrap);
+        asked.interval.resamples = None;
+        let rows = [row(0, true, 0.9, None), row(1, false, 0.1, None)];
+        assert_eq!(measure(&asked, &rows.iter().collect::<Vec<_>>()), Err(MetricError::Empty));
+    }
+
+    #[test]
+    fn a_version_is_not_worse_than_itself_and_is_worse_than_a_better_one() {
+        let rows = |missed: usize| -> Vec<Row> {
+            (0..80)
+                .map(|at| row(at, at % 2 == 0, if at % 2 == 0 && at >= missed { 0.9 } else { 0.1 }, None))
+                .collect()
+        };
+        let asked = criterion(Metric::Sensitivity, Method::Bootstrap);
+        let (worse, better) = (rows(20), rows(0));
+        let (worse, better): (Vec<&Row>, Vec<&Row>) = (worse.iter().collect(), better.iter().collect());
+        let (same, interval) = non_inferiority(&asked, &better, &better).expect("defined");
+        assert_eq!((same, interval.lower, interval.upper), (0.0, 0.0, 0.0));
+        let (difference, interval) = non_inferiority(&asked, &worse, &better).expect("defined");
+        assert!((difference + 0.25).abs() < 1e-12 && interval.upper < 0.0, "{difference} {interval:?}");
+        assert!(non_inferiority(&asked, &worse[1..], &better).is_err());
+    }
+}
