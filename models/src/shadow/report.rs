@@ -1,0 +1,121 @@
+//! The report that people read before they approve.
+
+use std::fmt::Write;
+
+use super::{Comparison, Pair, TIERS, both, compare, plot};
+use crate::metrics::MetricError;
+
+/// Markdown with the plots in it as SVG: for each label what agrees, what flips, what drifts, how long
+/// it takes. `labels` are the model's own names for its outputs; versions are for people.
+pub fn report(active: &str, candidate: &str, labels: &[&str], pairs: &[Pair]) -> Result<String, MetricError> {
+    let mut text = format!(
+        "# Shadow comparison\n\nActive: {}. Candidate: {}. The candidate's results left the box nowhere.\n",
+        plain(active),
+        plain(candidate)
+    );
+    for label in labels {
+        let found = compare(label, pairs)?;
+        one(&mut text, &found, pairs);
+    }
+    Ok(text)
+}
+
+fn one(text: &mut String, found: &Comparison, pairs: &[Pair]) {
+    let label = plain(&found.label);
+    let flips = &found.flips;
+    let kappa =
+        flips.kappa().map_or("not defined: one tier holds all".to_owned(), |kappa| format!("{kappa:.3}"));
+    // Writing to a String cannot fail.
+    let _infallible = writeln!(
+        text,
+        "\n## {label}\n\n{} studies; the active model failed on {}, the candidate on {}; both ran on {}.\n\n\
+         Same tier: {} of {} (95 % interval {:.1} to {:.1} %), kappa {kappa}. The candidate puts {} higher and {} lower.\n\n\
+         | active \\\\ candidate | {} | {} | {} |\n|---|---|---|---|",
+        found.studies,
+        found.active_failed,
+        found.candidate_failed,
+        flips.total(),
+        flips.same(),
+        flips.total(),
+        100.0 * found.agreement.lower,
+        100.0 * found.agreement.upper,
+        flips.up(),
+        flips.down(),
+        TIERS[0].name(),
+        TIERS[1].name(),
+        TIERS[2].name(),
+    );
+    for (tier, row) in TIERS.iter().zip(&flips.counts) {
+        let _infallible = writeln!(text, "| {} | {} | {} | {} |", tier.name(), row[0], row[1], row[2]);
+    }
+    let (before, now) = (&found.active_latency, &found.candidate_latency);
+    let _infallible = writeln!(
+        text,
+        "\nScores: stability index {:.4} (from 0.1 on a change, from 0.25 on a large one), Kolmogorov-Smirnov {:.4} \
+         (p {:.3}), mean difference {:+.4}.\n\n\
+         | time, ms | median | 95th percentile | longest |\n|---|---|---|---|\n\
+         | active | {:.1} | {:.1} | {:.1} |\n| candidate | {:.1} | {:.1} | {:.1} |\n",
+        found.psi,
+        found.ks.statistic,
+        found.ks.p,
+        found.mean_difference,
+        before.p50,
+        before.p95,
+        before.max,
+        now.p50,
+        now.p95,
+        now.max,
+    );
+    let scores: Vec<(f64, f64)> =
+        both(&found.label, pairs).iter().map(|(active, candidate)| (active.0, candidate.0)).collect();
+    let (active, candidate): (Vec<f64>, Vec<f64>) = scores.iter().copied().unzip();
+    text.push_str(&plot::scatter(&format!("{label}: scores of each study"), "active", "candidate", &scores));
+    text.push('\n');
+    let title = format!("{label}: scores, active grey, candidate blue");
+    text.push_str(&plot::histograms(&title, "score", &active, &candidate));
+}
+
+/// Text that is neither Markdown nor markup: a vendor's names go into a page that people trust.
+fn plain(text: &str) -> String {
+    let allowed = |char: char| char.is_alphanumeric() || " .,-+()/:".contains(char);
+    text.chars().take(128).map(|char| if allowed(char) { char } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::pair;
+    use super::*;
+
+    #[test]
+    fn the_report_has_its_numbers_and_names_no_study() {
+        let pairs: Vec<Pair> = (0..40).map(|at| pair(at, at as f64 / 40.0, at as f64 / 41.0)).collect();
+        let text = report("1.0.0", "2.0.0", &["disk"], &pairs).expect("defined");
+        for wanted in [
+            "## disk",
+            "40 studies",
+            "| suppressed |",
+            "kappa 0.9",
+            "stability index",
+            "| candidate | 20.0 |",
+        ] {
+            assert!(text.contains(wanted), "{wanted}: {text}");
+        }
+        assert_eq!(text.matches("<circle").count(), 40);
+        assert_eq!(text.matches("<svg").count(), 2);
+        assert_eq!(text.matches("</svg>").count(), 2);
+        assert!(!text.contains("key-"), "{text}");
+    }
+
+    #[test]
+    fn a_vendors_name_is_no_markup() {
+        let pairs: Vec<Pair> =
+            (0..3).map(|at| Pair { label: "<script>".into(), ..pair(at, 0.5, 0.5) }).collect();
+        let text = report("1<b>", "[x](y)", &["<script>"], &pairs).expect("defined");
+        assert!(!text.contains("<script") && !text.contains("<b>") && !text.contains("]("), "{text}");
+    }
+
+    #[test]
+    fn without_a_common_study_there_is_no_report() {
+        assert_eq!(report("1", "2", &["disk"], &[]), Err(MetricError::Empty));
+    }
+}
