@@ -24,8 +24,11 @@ mod check;
 mod contents;
 pub mod golden;
 pub mod manifest;
+pub mod pack;
 mod problem;
+pub mod publish;
 mod sbom;
+pub mod trust;
 
 pub use bundle::{Bundle, BundleError};
 pub use manifest::Manifest;
