@@ -7,7 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::PublishError;
@@ -62,7 +62,9 @@ impl FileKey {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| failed(std::io::Error::other(error.to_string())))?;
         let key = SigningKey::from_bytes(&seed);
-        let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|_| PublishError::NotAKey(path.to_owned()))?;
+        // Without the public half (PKCS #8 version 1): OpenSSL 3.0 and tokens read no other.
+        let bytes = KeypairBytes { secret_key: key.to_bytes(), public_key: None };
+        let pem = bytes.to_pkcs8_pem(LineEnding::LF).map_err(|_| PublishError::NotAKey(path.to_owned()))?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let mut file = file.map_err(|error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => PublishError::Exists(path.to_owned()),
