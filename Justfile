@@ -20,6 +20,7 @@ test *ARGS: parts peers
     cargo build --workspace --all-targets
     @echo "test: SKIPPED, being slow: the long crash test (./justw soak)"
     cargo nextest run --workspace --no-fail-fast "$@"
+    cargo nextest run -p lightbox-models --features pkcs11 --test token
 
 # Builds everything, for debugging.
 build:

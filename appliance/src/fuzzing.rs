@@ -7,6 +7,8 @@ use std::io::Cursor;
 use std::path::Path;
 use std::time::Duration;
 
+use lightbox_models::golden::Expected;
+use lightbox_models::{Manifest, pack};
 use lightbox_provisioning::site::{Orders, Site};
 use tokio::io::{join, sink};
 
@@ -29,8 +31,9 @@ use crate::web::multipart::{Event, Malformed, MediaType, Reader};
 pub type Target = fn(&[u8]);
 
 /// Every target: its name, and what runs.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("association", association),
+    ("bundle", bundle),
     ("charset", charset),
     ("command", command),
     ("data_set", data_set),
@@ -207,6 +210,36 @@ pub fn mllp(bytes: &[u8]) {
             let _ = mllp::parse(&message);
         }
     }
+}
+
+/// A packed model bundle, its manifest by itself, and the outputs of a golden case. What is taken is
+/// as large as the input, and every refusal has a remedy.
+pub fn bundle(bytes: &[u8]) {
+    struct Sum(usize);
+    impl pack::Contents for Sum {
+        fn begin(&mut self, path: &str) -> Result<(), pack::PackError> {
+            assert!(!path.starts_with('/') && path.split('/').all(|part| part != ".." && !part.is_empty()));
+            Ok(())
+        }
+        fn write(&mut self, bytes: &[u8]) -> Result<(), pack::PackError> {
+            self.0 += bytes.len();
+            Ok(())
+        }
+        fn end(&mut self) -> Result<(), pack::PackError> {
+            Ok(())
+        }
+    }
+    let mut sum = Sum(0);
+    if let Err(refusal) = pack::read(bytes, &mut sum, &mut |_| {}) {
+        assert!(refusal.to_string().contains("remedy: ") && !refusal.clause().is_empty());
+    }
+    assert!(sum.0 <= bytes.len());
+    if let Ok(text) = str::from_utf8(bytes)
+        && let Err(problem) = Manifest::read(Path::new("manifest.toml"), text)
+    {
+        assert!(!problem.problem.is_empty() && !problem.remedy.is_empty());
+    }
+    let _ = Expected::read(bytes);
 }
 
 /// A site file: parsed and judged. Every problem says what, where and what to do.

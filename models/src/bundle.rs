@@ -86,6 +86,23 @@ pub enum BundleError {
     },
 }
 
+impl BundleError {
+    /// A stable name of the broken clause, for audit records and tests.
+    pub fn clause(&self) -> &'static str {
+        match self {
+            BundleError::Manifest(problem) if problem.problem.starts_with("no SBOM") => "sbom-missing",
+            BundleError::Manifest(_) | BundleError::ManifestTooLong(_) => "bundle-manifest",
+            BundleError::Read { .. } => "bundle-missing",
+            BundleError::NotPlain(_) => "bundle-entry-kind",
+            BundleError::Unlisted(_) => "bundle-unlisted",
+            BundleError::Digest { .. } => "bundle-digest",
+            BundleError::Size { .. } => "bundle-size",
+            BundleError::Contents { .. } => "bundle-contents",
+            BundleError::Absent { .. } => "bundle-absent",
+        }
+    }
+}
+
 /// A bundle whose every file was there and had the listed digest when it was opened.
 #[derive(Clone, Debug)]
 pub struct Bundle {

@@ -27,10 +27,13 @@ pub mod golden;
 pub mod life_cycle;
 pub mod manifest;
 pub mod metrics;
+pub mod pack;
 pub mod plan;
 mod problem;
+pub mod publish;
 mod sbom;
 pub mod shadow;
+pub mod trust;
 
 pub use bundle::{Bundle, BundleError};
 pub use manifest::Manifest;
