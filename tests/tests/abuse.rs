@@ -163,10 +163,11 @@ impl Scene {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// Waits until nothing is going on, and yields tasks and descriptors.
+    /// Waits until nothing is going on, and yields tasks and descriptors. What was received must be moved
+    /// out of its segments first, each of which is an open file.
     fn at_rest(&self, goal: Option<(i64, usize)>) -> (i64, usize) {
         let mut last = (0, 0);
-        let limit = Instant::now() + Duration::from_secs(40);
+        let limit = Instant::now() + Duration::from_secs(40 + 3 * seconds());
         while Instant::now() < limit {
             let now = (self.metric("lightbox_tasks_alive"), self.descriptors());
             let quiet = self.daemon.ledger().is_quiet() && self.open() == 0;
