@@ -263,6 +263,9 @@ def turn(receiver, how, paths, size, ca, made):
     calling = "SENDER" if how == "tls" else "PLAIN"
     command = ["storescu", "-aet", calling, "-aec", receiver.called, "--max-send-pdu", "131072", "--max-pdu",
                "131072", *secure, "+sd", "127.0.0.1", str(receiver.ports[how])]
+    # The images were just written, to the receivers' own disk: no sender in the field is there. Left dirty,
+    # they would be written out by the first receiver that syncs, in its time.
+    os.sync()
     receiver.forget_peak()
     idle, cpu, begin = receiver.memory("VmRSS"), receiver.cpu(), time.monotonic()
     senders = [subprocess.Popen([*command, path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENV)

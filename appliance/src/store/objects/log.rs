@@ -26,6 +26,9 @@ use crate::store::entry::Entry;
 
 /// Requests in one batch: their slices must fit into one vectored write.
 const BATCH_MAX: usize = 128;
+/// A batch that has so many bytes takes no further request. Larger ones sync hardly faster, and while one
+/// syncs the associations that are not in it receive: with all in one they would wait and work in turns.
+const BATCH_BYTES: usize = 2 << 20;
 /// Zeros between records.
 static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
@@ -39,6 +42,16 @@ pub(super) enum Request {
     Chunk { payload: Vec<u8>, crc: u32, reply: oneshot::Sender<Written> },
     /// The last bytes of an instance, and its entry.
     Commit(Box<Commit>),
+}
+
+impl Request {
+    /// Bytes of the data set that it brings.
+    fn length(&self) -> usize {
+        match self {
+            Request::Chunk { payload, .. } => payload.len(),
+            Request::Commit(commit) => commit.payload.len(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -120,6 +133,20 @@ struct Placed {
     record: Option<Piece>,
 }
 
+impl Queue {
+    fn next_batch(&mut self) -> Vec<Request> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < BATCH_MAX
+            && bytes < BATCH_BYTES
+            && let Some(request) = self.waiting.pop_front()
+        {
+            bytes += request.length();
+            batch.push(request);
+        }
+        batch
+    }
+}
+
 impl Log {
     pub(super) fn new(pool: Arc<Pool>, live: Arc<Live>, committed: mpsc::Sender<Entry>) -> Self {
         Log {
@@ -184,11 +211,7 @@ impl Log {
             }
             drop(queue);
             let mut active = self.lock_active();
-            let batch: Vec<Request> = {
-                let mut queue = self.lock_queue();
-                let count = queue.waiting.len().min(BATCH_MAX);
-                queue.waiting.drain(..count).collect()
-            };
+            let batch = self.lock_queue().next_batch();
             self.write(&mut active, batch);
         }
         if let Some(active) = self.lock_active().take() {
