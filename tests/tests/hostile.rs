@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
@@ -19,6 +21,8 @@ const UNRECOGNISED: (u8, u8) = (2, 1);
 const UNEXPECTED: (u8, u8) = (2, 2);
 const INVALID: (u8, u8) = (2, 6);
 const NO_REASON: (u8, u8) = (2, 0);
+/// Storage Commitment Push Model.
+const COMMITMENT: &str = "1.2.840.10008.1.20.1";
 /// Deflated Explicit VR Little Endian.
 const DEFLATED: &str = "1.2.840.10008.1.2.1.99";
 /// What the daemon may need beside what it needs when it has just received an image, KiB.
@@ -245,6 +249,71 @@ fn bombs_cost_little_and_what_can_be_named_is_kept_as_it_came() {
     scene.daemon.wait_for("all studies to come to rest", 30, |ledger| ledger.is_quiet().then_some(()));
     let grown = scene.peak().saturating_sub(before);
     assert!(grown < MEMORY_KIB, "closing them took {grown} KiB");
+}
+
+/// An N-ACTION request for storage commitment, in context 1.
+fn commitment_request(transaction: usize, references: usize) -> Vec<u8> {
+    let with_length = |head: &[u8], content: Vec<u8>| {
+        let length = u32::try_from(content.len()).expect("short").to_le_bytes();
+        [head, &length, &content].concat()
+    };
+    let reference = |number| {
+        let class = raw::element(8, 0x1150, b"UI", &raw::even(CT));
+        let instance = raw::element(8, 0x1155, b"UI", &raw::even(&format!("1.2.3.{number}")));
+        with_length(&[0xfe, 0xff, 0, 0xe0], [class, instance].concat())
+    };
+    let items: Vec<u8> = (0..references).flat_map(reference).collect();
+    let data_set = [
+        raw::element(8, 0x1195, b"UI", &raw::even(&format!("1.2.4.{transaction}"))),
+        with_length(&[0x08, 0, 0x99, 0x11, b'S', b'Q', 0, 0], items),
+    ]
+    .concat();
+    let command = raw::command(&[
+        raw::command_element(3, &raw::even(COMMITMENT)),
+        raw::command_element(0x100, &0x130_u16.to_le_bytes()),
+        raw::command_element(0x110, &1_u16.to_le_bytes()),
+        raw::command_element(0x800, &0_u16.to_le_bytes()),
+        raw::command_element(0x1001, &raw::even(&format!("{COMMITMENT}.1"))),
+        raw::command_element(0x1008, &1_u16.to_le_bytes()),
+    ]);
+    let mut pdus = raw::p_data(1, 3, &command);
+    let last = data_set.chunks(16_000).count() - 1;
+    for (index, piece) in data_set.chunks(16_000).enumerate() {
+        pdus.extend(raw::p_data(1, if index == last { 2 } else { 0 }, piece));
+    }
+    pdus
+}
+
+#[test]
+fn long_requests_are_taken_one_after_the_other() {
+    let scene = scene();
+    let before = scene.peak();
+    let requests: Vec<_> = (0..16).map(|number| commitment_request(number, 50_000)).collect();
+    let answers: Vec<_> = thread::scope(|scope| {
+        let senders: Vec<_> = requests
+            .iter()
+            .map(|request| {
+                scope.spawn(|| {
+                    let mut stream = scene.associate(&[(1, COMMITMENT, EXPLICIT)]);
+                    // An A-ABORT in the midst of what is sent may be lost with the connection.
+                    let answer = send(&mut stream, std::slice::from_ref(request)).unwrap_or(Err(NO_REASON));
+                    // Long enough for the report, of which nothing is read.
+                    thread::sleep(Duration::from_secs(3));
+                    answer
+                })
+            })
+            .collect();
+        senders.into_iter().map(|sender| sender.join().expect("no panic")).collect()
+    });
+    let taken = answers.iter().filter(|answer| **answer == Ok(0)).count();
+    // Who had to wait for longer than the idle timeout, on a slow machine, is aborted.
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(0) | Err(NO_REASON))), "{answers:?}");
+    assert!(taken > 0, "{answers:?}");
+    let grown = scene.peak().saturating_sub(before);
+    println!("{taken} of {} long requests taken, {grown} KiB more", answers.len());
+    // All at once they would take over half a GiB; one after the other, the allocator keeps some of each.
+    assert!(grown < 2 * MEMORY_KIB, "the long requests took {grown} KiB");
+    scene.nobody_suffers();
 }
 
 /// Every file and folder below a folder.

@@ -131,6 +131,27 @@ fn a_revoked_certificate_is_refused_by_an_alert_however_it_is_known() {
 }
 
 #[test]
+fn an_expired_certificate_is_refused_as_that_and_as_its_owners() {
+    let hospital = Hospital::new();
+    let expired = hospital.issue_for("ct1", -1);
+    let site = Site::new(&hospital).sender_by_name("ct-1", "CT1", "ct1");
+    let daemon = Daemon::start(&site);
+    let said = openssl(daemon.dicom, &["-tls1_3"], Some(&expired));
+    assert_eq!(alert(&said), Some(45), "not certificate_expired: {}", said.all());
+    daemon.wait_for("the record of the refusal", SECONDS, |ledger| {
+        let sql = "SELECT count(*) FROM refusals WHERE peer = 'ct-1' AND reason LIKE '%has expired%'";
+        (ledger.number(sql) == 1).then_some(())
+    });
+    // The same name in an expired certificate of somebody else's authority says nothing about the peer.
+    let other = Hospital::new();
+    assert_eq!(alert(&openssl(daemon.dicom, &["-tls1_3"], Some(&other.issue_for("ct1", -1)))), Some(46));
+    daemon.wait_for("the record of the second refusal", SECONDS, |ledger| {
+        let sql = "SELECT count(*) FROM refusals WHERE peer != 'ct-1' AND reason LIKE '%not named in the site file%'";
+        (ledger.number(sql) == 1).then_some(())
+    });
+}
+
+#[test]
 fn a_list_past_its_next_update_warns_or_refuses_as_the_site_says() {
     for (keys, taken) in [("", true), (", expired_crl = \"refuse\"", false)] {
         let hospital = Hospital::new();

@@ -118,7 +118,8 @@ pub fn statement() -> String {
          such instance) or 0119 (held under another SOP class). The report goes over the requester's association if it\n\
          keeps that open, else over a new one to the peer's `address`, on which SCP is proposed; it is tried with\n\
          growing waits up to `deliver.give_up_hours`. N-ACTION fails with 0112 (not the well-known instance), 0123\n\
-         (not action type 1) or 0115 (no transaction UID, no references, or unusable ones).\n\
+         (not action type 1) or 0115 (no transaction UID, no references, or unusable ones). Action information of\n\
+         more than 8 MiB is aborted; what is longer than 256 KiB is taken one after the other.\n\
          As SCU: a destination with `commit = true` is asked after each delivery; its report is accepted on the\n\
          same association for 5 s after the response, and at any time on one that it opens.\n\n\
          ### Modality Performed Procedure Step, Instance Availability Notification\n\n\

@@ -17,6 +17,8 @@ use dicom_ul::pdu::{
     UserIdentity, UserIdentityType, UserVariableItem,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dimse::{COMMAND_MAX, Command, CommandError};
 pub use super::pdu::{AssociationError, Limits, Rejection};
@@ -27,6 +29,8 @@ use super::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 pub const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
 /// Item type of the answer to a user identity (PS3.7 D.3.3.7.2).
 const USER_IDENTITY_AC: u8 = 0x59;
+/// Data sets up to this length, in bytes, are read at any time; longer ones in turn.
+const SHORT: usize = 256 * 1024;
 /// Largest PDU that we send, whatever the peer would take.
 const SEND_PDU_MAX: u32 = 256 * 1024;
 
@@ -531,6 +535,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
                 return Ok(bytes);
             }
         }
+    }
+
+    /// As [`data_set`](Self::data_set), for an acceptor of many associations: what is longer than
+    /// [`SHORT`] waits for the one turn there is, and then must come whole within the idle timeout. The
+    /// turn is yielded with the data set, to be held for as long as its content is in memory.
+    pub async fn data_set_in_turn<'a>(
+        &mut self,
+        context: u8,
+        max: usize,
+        turns: &'a Semaphore,
+    ) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), AssociationError> {
+        let (mut bytes, mut turn) = (Vec::new(), None);
+        let mut deadline = None;
+        loop {
+            let (fragment, last) = match deadline {
+                None => self.fragment(context).await?,
+                Some(deadline) => timeout_at(deadline, self.fragment(context))
+                    .await
+                    .map_err(|_| AssociationError::Timeout("the rest of a long data set"))??,
+            };
+            if bytes.len() + fragment.len() > max {
+                return Err(AssociationError::DataSetTooLong { max });
+            }
+            bytes.extend(fragment);
+            if turn.is_none() && bytes.len() > SHORT {
+                let idle = self.pdus.limits.idle;
+                turn = timeout(idle, turns.acquire()).await.map_err(|_| AssociationError::Busy)?.ok();
+                deadline = Some(Instant::now() + idle);
+            }
+            if last {
+                return Ok((bytes, turn));
+            }
+        }
+    }
+
+    /// Time that the peer has for each PDU.
+    pub fn idle(&self) -> Duration {
+        self.pdus.limits.idle
     }
 
     /// Sends a command set.

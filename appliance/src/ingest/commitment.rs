@@ -16,7 +16,7 @@ use super::status::of_service_error;
 use crate::clock::SharedClock;
 use crate::deliver::queue::Backoff;
 use crate::dicom::association::{Association, AssociationError, Incoming, Roles};
-use crate::dicom::commitment::{REQUEST, Request};
+use crate::dicom::commitment::{REQUEST, Report, Request};
 use crate::dicom::data_set::DataSet;
 use crate::dicom::dimse::{Command, N_EVENT_REPORT_RSP};
 use crate::dicom::peer::{PeerError, RemoteAe, Stream};
@@ -96,8 +96,12 @@ impl Commitments {
     ) -> Result<Option<Due>, AssociationError> {
         let next_ms = self.later(HELD);
         self.objects.settled().await;
-        let due = match self.ledger.write(move |writer| commitments::report(writer, id, next_ms)).await {
-            Ok(Some(due)) => due,
+        let (due, report) = match self
+            .ledger
+            .write(move |writer| commitments::report(writer, id, next_ms))
+            .await
+        {
+            Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
             Err(error) => {
                 tracing::error!(commitment = id, reason = error.to_string(), "a report could not be made");
@@ -105,7 +109,7 @@ impl Commitments {
             }
         };
         let syntax = association.context(context).map(|context| context.transfer_syntax.clone());
-        due.report.send(association, context, &syntax.unwrap_or_default(), message_id).await?;
+        report.send(association, context, &syntax.unwrap_or_default(), message_id).await?;
         Ok(Some(due))
     }
 
@@ -146,8 +150,8 @@ impl Commitments {
             Told::Yes => tracing::info!(
                 peer = due.peer,
                 commitment = due.id,
-                committed = due.report.committed.len(),
-                failed = due.report.failed.len(),
+                committed = due.committed,
+                failed = due.failed,
                 "commitment reported"
             ),
             Told::Later(_, reason) => {
@@ -210,8 +214,12 @@ impl Commitments {
     async fn report_anew(&self, peer: &str, id: i64) {
         let next_ms = self.later(HELD);
         self.objects.settled().await;
-        let due = match self.ledger.write(move |writer| commitments::report(writer, id, next_ms)).await {
-            Ok(Some(due)) => due,
+        let (due, report) = match self
+            .ledger
+            .write(move |writer| commitments::report(writer, id, next_ms))
+            .await
+        {
+            Ok(Some(found)) => found,
             Ok(None) => return,
             Err(error) => {
                 tracing::error!(commitment = id, reason = error.to_string(), "a report could not be made");
@@ -223,7 +231,7 @@ impl Commitments {
                 "peer \"{peer}\" has no address in the site file and closed its association; add `address`, \
                  or let it wait for the report"
             )),
-            Some(ae) => match self.exchange(ae, &due).await {
+            Some(ae) => match self.exchange(ae, &report).await {
                 Ok(0) => Told::Yes,
                 Ok(status) => self.again(&due, format!("N-EVENT-REPORT status {status:#06x}")),
                 Err(error) => self.again(&due, error.to_string()),
@@ -233,7 +241,7 @@ impl Commitments {
     }
 
     /// N-EVENT-REPORT over an association of our own; yields the peer's status.
-    async fn exchange(&self, ae: &RemoteAe, due: &Due) -> Result<u16, PeerError> {
+    async fn exchange(&self, ae: &RemoteAe, report: &Report) -> Result<u16, PeerError> {
         let syntaxes = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN].map(str::to_owned);
         let contexts = [(STORAGE_COMMITMENT.to_owned(), syntaxes.to_vec())];
         let roles = BTreeMap::from([(STORAGE_COMMITMENT.to_owned(), Roles::SCP)]);
@@ -248,7 +256,7 @@ impl Commitments {
             }
             .into());
         };
-        match respond_to(&mut association, due, context, &syntax, ae.limits.idle).await {
+        match respond_to(&mut association, report, context, &syntax, ae.limits.idle).await {
             Ok(status) => {
                 drop(association.release().await);
                 Ok(status)
@@ -263,12 +271,12 @@ impl Commitments {
 
 async fn respond_to(
     association: &mut Association<Stream>,
-    due: &Due,
+    report: &Report,
     context: u8,
     syntax: &str,
     within: Duration,
 ) -> Result<u16, AssociationError> {
-    due.report.send(association, context, syntax, 1).await?;
+    report.send(association, context, syntax, 1).await?;
     let expected = "an N-EVENT-REPORT response";
     let answer =
         timeout(within, association.next()).await.map_err(|_| AssociationError::Timeout(expected))??;

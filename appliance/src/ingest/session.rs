@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use lightbox_provisioning::site::Site;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::announce;
 use super::commitment::{Commitments, SILENCE};
@@ -30,6 +32,9 @@ pub struct Services {
     commitments: Commitments,
     /// The destinations that report to us what they commit to, by peer.
     committing: Arc<BTreeMap<String, Vec<String>>>,
+    /// The turn of the one long data set that may be in memory: a request of some megabytes is ten times
+    /// as large taken apart, and as many peers as there are places may send one.
+    long: Arc<Semaphore>,
 }
 
 impl Services {
@@ -41,7 +46,12 @@ impl Services {
                 committing.entry(dicom.peer.clone()).or_default().push(destination.name.clone());
             }
         }
-        Services { receiver, commitments, committing: Arc::new(committing) }
+        Services {
+            receiver,
+            commitments,
+            committing: Arc::new(committing),
+            long: Arc::new(Semaphore::new(1)),
+        }
     }
 
     /// Accepts the association and serves its messages until it is released; an error ends it.
@@ -92,7 +102,7 @@ impl Services {
             C_STORE_RQ => self.receiver.store(association, context, &command, sender).await?,
             N_EVENT_REPORT_RSP => {
                 if command.has_data_set {
-                    association.data_set(context, INFORMATION_MAX).await?;
+                    association.data_set_in_turn(context, INFORMATION_MAX, &self.long).await?;
                 }
                 if let Some((_, due)) = reports.sent.take_if(|(id, _)| *id == command.message_id) {
                     self.commitments.answered(due, &command).await;
@@ -121,10 +131,10 @@ impl Services {
         sender: &Sender,
         reports: &mut Reports,
     ) -> Result<Command, AssociationError> {
-        let bytes = if command.has_data_set {
-            association.data_set(context, INFORMATION_MAX).await?
+        let (bytes, turn) = if command.has_data_set {
+            association.data_set_in_turn(context, INFORMATION_MAX, &self.long).await?
         } else {
-            Vec::new()
+            (Vec::new(), None)
         };
         let Some(negotiated) = association.context(context).cloned() else {
             return Ok(command.response(status::SOP_CLASS_NOT_SUPPORTED, None));
@@ -148,6 +158,7 @@ impl Services {
             let comment = "the data set cannot be read";
             return Ok(command.response(status::PROCESSING_FAILURE, Some(comment)));
         };
+        drop(bytes);
         let peer = sender.peer.as_str();
         Ok(match service {
             (N_CREATE_RQ, PROCEDURE_STEP) => {
@@ -157,7 +168,7 @@ impl Services {
             (N_CREATE_RQ, _) => announce::announce(&self.receiver, peer, command, &data_set).await,
             (N_ACTION_RQ, _) if may.commit => {
                 let (response, id) = self.commitments.ask(peer, command, &data_set).await;
-                reports.owed.extend(id.map(|id| (id, context)));
+                reports.owed.extend(id.map(|id| Owed { id, context, long: turn.is_some() }));
                 response
             }
             (N_EVENT_REPORT_RQ, _) if may.report => self.committed(peer, command, &data_set).await,
@@ -200,27 +211,50 @@ impl Services {
         association: &mut Association<S>,
         reports: &mut Reports,
     ) -> Result<(), AssociationError> {
-        let Some((id, context)) = reports.owed.pop_front() else { return Ok(()) };
+        let Some(owed) = reports.owed.pop_front() else { return Ok(()) };
+        let turn = if owed.long { self.long.try_acquire().ok() } else { None };
+        if owed.long && turn.is_none() {
+            // After the next silence, then.
+            reports.owed.push_front(owed);
+            return Ok(());
+        }
         reports.message_id = reports.message_id.wrapping_add(1).max(1);
-        let sent = self.commitments.report_here(association, context, reports.message_id, id).await;
+        let idle = association.idle();
+        let sending = self.commitments.report_here(association, owed.context, reports.message_id, owed.id);
+        let sent = match turn {
+            // One that reads slowly must not keep the others' turn.
+            Some(_) => timeout(idle, sending)
+                .await
+                .unwrap_or(Err(AssociationError::Timeout("room to send a long report"))),
+            None => sending.await,
+        };
         match sent {
             Ok(due) => {
                 reports.sent = due.map(|due| (reports.message_id, due));
                 Ok(())
             }
             Err(error) => {
-                reports.owed.push_front((id, context));
+                reports.owed.push_front(owed);
                 Err(error)
             }
         }
     }
 }
 
+/// A commitment report that is to be made.
+struct Owed {
+    /// Row of the request.
+    id: i64,
+    /// The context in which it came.
+    context: u8,
+    /// Whether the request was long, as its report will be.
+    long: bool,
+}
+
 /// The commitment reports that an association owes its peer.
 #[derive(Default)]
 struct Reports {
-    /// Rows of requests, with the context in which they came.
-    owed: VecDeque<(i64, u8)>,
+    owed: VecDeque<Owed>,
     /// The one that awaits its response, with its message ID.
     sent: Option<(u16, Due)>,
     message_id: u16,
@@ -234,7 +268,11 @@ impl Reports {
 
     /// What was not told when the association ended.
     fn left(self) -> Vec<i64> {
-        self.sent.map(|(_, due)| due.id).into_iter().chain(self.owed.into_iter().map(|(id, _)| id)).collect()
+        self.sent
+            .map(|(_, due)| due.id)
+            .into_iter()
+            .chain(self.owed.into_iter().map(|owed| owed.id))
+            .collect()
     }
 }
 

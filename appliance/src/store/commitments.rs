@@ -46,13 +46,15 @@ pub struct Due {
     pub attempts: u32,
     /// When it was asked.
     pub asked_ms: i64,
-    /// What to report.
-    pub report: Report,
+    /// Instances that the report commits to.
+    pub committed: usize,
+    /// Instances that it does not.
+    pub failed: usize,
 }
 
 /// The report on a request, if it is still to be made. It is found once, from what the ledger holds at
 /// the first try, and stays the same; the next try is put off to `next_ms`.
-pub fn report(writer: &Writer<'_>, id: i64, next_ms: i64) -> Result<Option<Due>, LedgerError> {
+pub fn report(writer: &Writer<'_>, id: i64, next_ms: i64) -> Result<Option<(Due, Report)>, LedgerError> {
     type Row = (String, String, Vec<Reference>, Option<String>, u32, i64);
     let found: Option<Row> = writer
         .tx()
@@ -75,7 +77,8 @@ pub fn report(writer: &Writer<'_>, id: i64, next_ms: i64) -> Result<Option<Due>,
         .tx()
         .prepare_cached("UPDATE commitments SET report = ?2, attempts = ?3, next_at = ?4 WHERE id = ?1")?
         .execute(params![id, text, attempts + 1, next_ms])?;
-    Ok(Some(Due { id, peer, attempts: attempts + 1, asked_ms, report }))
+    let (committed, failed) = (report.committed.len(), report.failed.len());
+    Ok(Some((Due { id, peer, attempts: attempts + 1, asked_ms, committed, failed }, report)))
 }
 
 /// What we commit to: instances that were acknowledged, whose objects are there.
@@ -144,8 +147,8 @@ pub fn end(writer: &Writer<'_>, due: &Due, told: &Told) -> Result<(), LedgerErro
         Told::Never(_) => Outcome::Serious,
     };
     let detail = json!({
-        "commitment": due.id, "attempts": due.attempts, "committed": due.report.committed.len(),
-        "failed": due.report.failed.len(), "state": state, "reason": reason,
+        "commitment": due.id, "attempts": due.attempts, "committed": due.committed,
+        "failed": due.failed, "state": state, "reason": reason,
     });
     writer.audit(&Event::new(EventKind::CommitmentReported, due.peer.as_str(), detail).with_outcome(outcome))
 }
@@ -286,9 +289,9 @@ mod tests {
         let asked = wanted.clone();
         let id = fixture.ledger.write_blocking(move |writer| ask(writer, "ct", &asked, 0)).expect("asked");
         let due = fixture.ledger.write_blocking(move |writer| report(writer, id, 0)).expect("read");
-        let due = due.expect("due");
-        assert_eq!(due.report.committed, wanted.references[..1]);
-        let reasons: Vec<u16> = due.report.failed.iter().map(|failure| failure.reason).collect();
+        let (due, report_made) = due.expect("due");
+        assert_eq!(report_made.committed, wanted.references[..1]);
+        let reasons: Vec<u16> = report_made.failed.iter().map(|failure| failure.reason).collect();
         assert_eq!(reasons, [CLASS_INSTANCE_CONFLICT, NO_SUCH_INSTANCE]);
         let ended = due.clone();
         fixture.ledger.write_blocking(move |writer| end(writer, &ended, &Told::Yes)).expect("ended");

@@ -10,12 +10,8 @@ pub fn make(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
-    let above = match folder.parent() {
-        Some(above) if above.as_os_str().is_empty() => Path::new("."),
-        Some(above) => above,
-        // The root of a file system is always there.
-        None => return Ok(()),
-    };
+    // The root of a file system is always there, and so is the working folder.
+    let Some(above) = folder.parent() else { return Ok(()) };
     make(above)?;
     match fs::create_dir(folder) {
         // Somebody else was faster, and may not have synced it.
@@ -25,7 +21,21 @@ pub fn make(folder: &Path) -> io::Result<()> {
     sync(above)
 }
 
-/// Syncs a folder, so that names made, changed or removed in it are durable.
+/// Syncs a folder, so that names made, changed or removed in it are durable. The empty path, which is
+/// the parent of a bare name, is the working folder.
 pub fn sync(folder: &Path) -> io::Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_above_a_bare_name_is_the_working_folder() {
+        let above = Path::new("data").parent().expect("the empty path");
+        sync(above).expect("synced");
+        make(above).expect("it is there");
+    }
 }

@@ -17,16 +17,18 @@ pub struct UnknownCertificate {
 }
 
 tokio::task_local! {
-    /// Whose revoked certificate the handshake of this task has met. rustls' error has no room for it.
-    pub(super) static REVOKED_OWNER: RefCell<Option<String>>;
+    /// Whose revoked or outdated certificate the handshake of this task has met. rustls' error has no
+    /// room for it.
+    pub(super) static REFUSED_OWNER: RefCell<Option<String>>;
 }
 
-/// Runs a handshake; yields besides its outcome the owner of a certificate that was refused as revoked.
+/// Runs a handshake; yields besides its outcome the owner of a certificate that was refused as
+/// revoked or out of date.
 pub async fn watch_handshake<T>(handshake: impl Future<Output = T>) -> (T, Option<String>) {
-    REVOKED_OWNER
+    REFUSED_OWNER
         .scope(RefCell::default(), async {
             let outcome = handshake.await;
-            (outcome, REVOKED_OWNER.with(|owner| owner.take()))
+            (outcome, REFUSED_OWNER.with(|owner| owner.take()))
         })
         .await
 }
@@ -55,6 +57,14 @@ pub fn explain_handshake(error: &std::io::Error) -> (String, &'static str) {
         rustls::Error::InvalidCertificate(CertificateError::UnknownRevocationStatus) => (
             "the revocation list of the certificate's issuer is past its next update".to_owned(),
             "put the issuer's newest list into the files of appliance.tls.crl, or set appliance.tls.expired_crl = \"warn\"",
+        ),
+        rustls::Error::InvalidCertificate(CertificateError::Expired) => (
+            "the peer's certificate has expired".to_owned(),
+            "give the peer a new certificate from its authority; if it has not expired, set this machine's clock",
+        ),
+        rustls::Error::InvalidCertificate(CertificateError::NotValidYet) => (
+            "the peer's certificate is not valid yet".to_owned(),
+            "check the clocks of this machine and of the authority that issued it",
         ),
         rustls::Error::PeerIncompatible(_) => (
             "the peer offers no TLS version or cipher suite that we take".into(),

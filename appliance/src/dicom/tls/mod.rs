@@ -15,6 +15,7 @@ pub mod revocation;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lightbox_provisioning::site::{Certificate, parse_fingerprint};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -32,7 +33,7 @@ use thiserror::Error;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Name, X509Version};
 
 pub use self::client::{client_config, client_config_with, server_name};
-use self::handshake::REVOKED_OWNER;
+use self::handshake::REFUSED_OWNER;
 pub use self::handshake::{UnknownCertificate, explain_handshake, watch_handshake};
 use self::revocation::{Revocations, Revoked};
 
@@ -305,6 +306,29 @@ impl Trust {
             .collect()
     }
 
+    /// The entries that a certificate fitted or will fit within its own dates, and which end of them `now`
+    /// lies beyond. Its issuer is checked as of those dates: nobody else can name an owner here.
+    fn out_of_date(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Option<(Vec<&str>, CertificateError)> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let (from, to) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+        let now = i64::try_from(now.as_secs()).ok()?;
+        let (then, error) = if now > to {
+            (to, CertificateError::Expired)
+        } else if now < from {
+            (from, CertificateError::NotValidYet)
+        } else {
+            return None;
+        };
+        let then = UnixTime::since_unix_epoch(Duration::from_secs(then.try_into().ok()?));
+        let owners = self.known_as(certificate, intermediates, then);
+        (!owners.is_empty()).then_some((owners, error))
+    }
+
     /// A server configuration that asks for a client certificate and takes only those listed.
     pub fn server_config(self: &Arc<Self>, identity: &OwnIdentity) -> Result<Arc<ServerConfig>, TlsError> {
         let refused = |source| TlsError::Refused { what: "appliance.tls.certificate and key", source };
@@ -390,14 +414,21 @@ impl ClientCertVerifier for Trust {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let owners = self.known_as(end_entity, intermediates, now);
+        // Whoever awaits this handshake learns whose certificate it was (`explain_handshake`).
+        let refused_of = |owners: &[&str]| {
+            let names = owners.join(" or ");
+            drop(REFUSED_OWNER.try_with(|owner| owner.replace(Some(names))));
+        };
         if owners.is_empty() {
+            if let Some((owners, error)) = self.out_of_date(end_entity, intermediates, now) {
+                refused_of(&owners);
+                return Err(rustls::Error::InvalidCertificate(error));
+            }
             let unknown = Arc::new(UnknownCertificate { sha256: Sha256::digest(end_entity).into() });
             return Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(unknown))));
         }
         if let Err(revoked) = self.revoked(end_entity, intermediates, now) {
-            let names = owners.join(" or ");
-            // Whoever awaits this handshake learns whose certificate it was (`explain_handshake`).
-            drop(REVOKED_OWNER.try_with(|owner| owner.replace(Some(names))));
+            refused_of(&owners);
             return Err(rustls::Error::InvalidCertificate(match revoked {
                 Revoked::Listed => CertificateError::Revoked,
                 Revoked::ListExpired => CertificateError::UnknownRevocationStatus,
