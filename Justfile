@@ -18,7 +18,7 @@ demo *ARGS: parts build
 [positional-arguments]
 test *ARGS: parts peers
     cargo build --workspace --all-targets
-    @echo "test: SKIPPED, being slow: the long crash test (./justw soak)"
+    @echo "test: SKIPPED, being slow: the long crash test (./justw soak), 120 s of abuse (./justw abuse), 200 power cuts (./justw power-cut), packing 2 GB (cargo nextest run -p lightbox-models --run-ignored all), fuzzing (./justw fuzz-ci; not part of .ci/run yet)"
     cargo nextest run --workspace --no-fail-fast "$@"
     cargo nextest run -p lightbox-models --features pkcs11 --test token
 
