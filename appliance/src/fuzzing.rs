@@ -7,9 +7,13 @@ use std::io::Cursor;
 use std::path::Path;
 use std::time::Duration;
 
+use lightbox_models::acceptance::{SetReader, seal};
 use lightbox_models::golden::Expected;
+use lightbox_models::plan::{self, Plan};
+use lightbox_models::publish::Proposal;
 use lightbox_models::{Manifest, pack};
 use lightbox_provisioning::site::{Orders, Site};
+use sha2::{Digest as _, Sha256};
 use tokio::io::{join, sink};
 
 pub use crate::deliver::forward::fuzzing::forward;
@@ -31,7 +35,8 @@ use crate::web::multipart::{Event, Malformed, MediaType, Reader};
 pub type Target = fn(&[u8]);
 
 /// Every target: its name, and what runs.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 17] = [
+    ("acceptance_set", acceptance_set),
     ("association", association),
     ("bundle", bundle),
     ("charset", charset),
@@ -44,6 +49,8 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("image", image),
     ("mllp", mllp),
     ("multipart", multipart),
+    ("plan", plan),
+    ("sealed", sealed),
     ("segment", segment),
     ("site", site),
 ];
@@ -240,6 +247,53 @@ pub fn bundle(bytes: &[u8]) {
         assert!(!problem.problem.is_empty() && !problem.remedy.is_empty());
     }
     let _ = Expected::read(bytes);
+}
+
+/// An acceptance set, read whole under the digest that its manifest has.
+pub fn acceptance_set(bytes: &[u8]) {
+    const HEAD: usize = b"lightbox acceptance set 1\n".len();
+    let length = bytes.get(HEAD..HEAD + 8).and_then(|length| length.try_into().ok()).map(u64::from_be_bytes);
+    let end = length.and_then(|length| usize::try_from(length).ok()?.checked_add(HEAD + 8));
+    let manifest = end.and_then(|end| bytes.get(HEAD + 8..end)).unwrap_or_default();
+    let named: String = Sha256::digest(manifest).iter().map(|byte| format!("{byte:02x}")).collect();
+    let Ok(mut reader) = SetReader::new(bytes, &named) else { return };
+    let mut sum = 0;
+    while let Ok(Some((case, input))) = reader.next_case() {
+        assert_eq!(case.size, input.len() as u64);
+        sum += input.len();
+    }
+    assert!(sum <= bytes.len());
+}
+
+/// A change-control plan: refused with all its problems, or taken and ruled by. A proposal that key
+/// holders hand on, too.
+pub fn plan(bytes: &[u8]) {
+    if let Ok(proposal) = Proposal::read(bytes) {
+        let _ = proposal.to_json();
+    }
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let path = Path::new("plan.toml");
+    let problems = Plan::problems(path, text);
+    assert!(problems.iter().all(|problem| !problem.problem.is_empty() && !problem.remedy.is_empty()));
+    match Plan::read(path, text) {
+        Err(_) => assert!(!problems.is_empty()),
+        Ok(read) => {
+            assert!(problems.is_empty());
+            for tier in [plan::Tier::Suppressed, plan::Tier::Flagged, plan::Tier::Reported] {
+                let _ = plan::site_threshold(&read, "disk", tier, 0.5);
+            }
+        }
+    }
+}
+
+/// A file sealed in the age format, opened by a device that it may be for. No more comes out than
+/// went in.
+pub fn sealed(bytes: &[u8]) {
+    let mut opened = Vec::new();
+    if let Err(refusal) = seal::open(bytes, &mut opened, &[7; 32]) {
+        assert!(!refusal.to_string().is_empty());
+    }
+    assert!(opened.len() <= bytes.len());
 }
 
 /// A site file: parsed and judged. Every problem says what, where and what to do.

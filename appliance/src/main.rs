@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lightbox::cli::{
-    audit, commitments, conformance, demo, orders, peers, phantom, query, queue, rules, send, serve, site,
-    studies,
+    audit, bundle, commitments, conformance, demo, keys, orders, peers, phantom, plan, query, queue,
+    repository, rules, send, serve, site, studies,
 };
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
@@ -40,6 +40,10 @@ enum Verb {
     Audit(audit::Args),
     Send(send::Args),
     Phantom(phantom::Args),
+    Bundle(bundle::Args),
+    Plan(plan::Args),
+    Repository(repository::Args),
+    Keys(keys::Args),
     Conformance(conformance::Args),
 }
 
@@ -58,6 +62,10 @@ fn main() -> ExitCode {
         Verb::Audit(args) => args.run(),
         Verb::Send(args) => args.run(),
         Verb::Phantom(args) => args.run(),
+        Verb::Bundle(args) => args.run(),
+        Verb::Plan(args) => args.run(),
+        Verb::Repository(args) => args.run(),
+        Verb::Keys(args) => args.run(),
         Verb::Conformance(args) => args.run(),
     };
     match result {

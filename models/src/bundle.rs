@@ -125,13 +125,45 @@ impl Bundle {
             return Err(BundleError::ManifestTooLong(path));
         }
         let manifest = read_manifest(&path, &bytes)?;
-        refuse_unlisted(folder, &manifest)?;
+        if let Some(refused) = unlisted(folder, &manifest.file).into_iter().next() {
+            return Err(refused);
+        }
 
         for file in &manifest.file {
-            check_file(folder, &manifest, file)?;
+            check_file(folder, Some(&manifest), file)?;
         }
         let digest = digest(&bytes, &manifest);
         Ok(Bundle { folder: folder.to_owned(), manifest, digest })
+    }
+
+    /// Everything that is wrong with a folder, for whoever makes it; none where [`Bundle::open`] takes it.
+    pub fn problems(folder: &Path) -> Vec<BundleError> {
+        let first = match Bundle::open(folder) {
+            Ok(_) => return Vec::new(),
+            Err(first) => first,
+        };
+        let path = folder.join(MANIFEST_NAME);
+        let text = match &first {
+            BundleError::ManifestTooLong(_) => return vec![first],
+            _ => open_plain(&path).and_then(|file| {
+                let mut bytes = Vec::new();
+                file.take(MANIFEST_BYTES_MAX)
+                    .read_to_end(&mut bytes)
+                    .map_err(|source| BundleError::Read { path: path.clone(), source })?;
+                Ok(String::from_utf8(bytes).ok())
+            }),
+        };
+        let Ok(Some(text)) = text else { return vec![first] };
+        let (problems, files) = crate::check::problems(&path, &text);
+        let mut found: Vec<BundleError> =
+            problems.into_iter().map(|problem| BundleError::Manifest(Box::new(problem))).collect();
+        found.extend(unlisted(folder, &files));
+        let manifest = toml::from_str::<Manifest>(&text).ok();
+        found.extend(files.iter().filter_map(|file| check_file(folder, manifest.as_ref(), file).err()));
+        if found.is_empty() {
+            found.push(first);
+        }
+        found
     }
 
     /// The checked manifest.
@@ -221,9 +253,9 @@ pub(crate) fn digest(manifest_bytes: &[u8], manifest: &Manifest) -> String {
 }
 
 /// Compares a file with the manifest; what is parsed is parsed from the very bytes that were hashed.
-fn check_file(folder: &Path, manifest: &Manifest, file: &Listed) -> Result<(), BundleError> {
+fn check_file(folder: &Path, manifest: Option<&Manifest>, file: &Listed) -> Result<(), BundleError> {
     let path = folder.join(&file.path);
-    if contents::is_parsed(file.role) {
+    if let (true, Some(manifest)) = (contents::is_parsed(file.role), manifest) {
         let bytes = read_whole(&path, file)?;
         return contents::check(manifest, file, &bytes).map_err(|(problem, remedy)| BundleError::Contents {
             path,
@@ -277,35 +309,48 @@ fn open_plain(path: &Path) -> Result<File, BundleError> {
 }
 
 /// Walks the folder: every entry is a listed plain file, or a plain folder on the way to one.
-fn refuse_unlisted(folder: &Path, manifest: &Manifest) -> Result<(), BundleError> {
-    let mut allowed_files: BTreeSet<PathBuf> =
-        manifest.file.iter().map(|file| folder.join(&file.path)).collect();
+fn unlisted(folder: &Path, files: &[Listed]) -> Vec<BundleError> {
+    let mut allowed_files: BTreeSet<PathBuf> = files.iter().map(|file| folder.join(&file.path)).collect();
     allowed_files.insert(folder.join(MANIFEST_NAME));
     let allowed_folders: BTreeSet<PathBuf> =
         allowed_files.iter().flat_map(|path| path.ancestors().skip(1)).map(Path::to_owned).collect();
 
     let mut open = vec![folder.to_owned()];
-    let mut entries = 0;
+    let (mut entries, mut found) = (0, Vec::new());
     while let Some(next) = open.pop() {
-        let read = |source| BundleError::Read { path: next.clone(), source };
-        for entry in fs::read_dir(&next).map_err(read)? {
-            let entry = entry.map_err(read)?;
+        let entries_of =
+            |folder: &Path| fs::read_dir(folder)?.take(ENTRIES_MAX + 1).collect::<io::Result<Vec<_>>>();
+        let listed = match entries_of(&next) {
+            Ok(listed) => listed,
+            Err(source) => {
+                found.push(BundleError::Read { path: next, source });
+                continue;
+            }
+        };
+        for entry in listed {
             let path = entry.path();
-            let kind = entry.file_type().map_err(read)?;
+            let kind = match entry.file_type() {
+                Ok(kind) => kind,
+                Err(source) => {
+                    found.push(BundleError::Read { path, source });
+                    continue;
+                }
+            };
             entries += 1;
             if entries > ENTRIES_MAX {
-                return Err(BundleError::Unlisted(path));
+                found.push(BundleError::Unlisted(path));
+                return found;
             }
             if kind.is_dir() && allowed_folders.contains(&path) {
                 open.push(path);
             } else if kind.is_dir() || (kind.is_file() && !allowed_files.contains(&path)) {
-                return Err(BundleError::Unlisted(path));
+                found.push(BundleError::Unlisted(path));
             } else if !kind.is_file() {
-                return Err(BundleError::NotPlain(path));
+                found.push(BundleError::NotPlain(path));
             }
         }
     }
-    Ok(())
+    found
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

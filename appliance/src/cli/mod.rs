@@ -1,18 +1,23 @@
 //! The command line: one file a verb, and beside them what verbs share ([`files`], [`place`],
-//! [`print`]).
+//! [`print`], [`progress`]).
 
 pub mod audit;
+pub mod bundle;
 pub mod commitments;
 pub mod conformance;
 pub mod demo;
 mod files;
+pub mod keys;
 pub mod orders;
 pub mod peers;
 pub mod phantom;
 mod place;
+pub mod plan;
 mod print;
+mod progress;
 pub mod query;
 pub mod queue;
+pub mod repository;
 pub mod rules;
 pub mod send;
 pub mod serve;

@@ -12,6 +12,7 @@ pub mod show;
 pub mod site;
 pub mod studies;
 pub mod summary;
+pub mod vendor;
 pub mod watch;
 
 use std::path::{Path, PathBuf};
@@ -92,7 +93,8 @@ fn built(path: &str) -> Option<PathBuf> {
     here.or_else(|| std::env::current_exe().ok()?.parent()?.parent()?.join(path).canonicalize().ok())
 }
 
-fn onnxruntime() -> anyhow::Result<PathBuf> {
+/// Where ONNX Runtime's library is: as the environment says, else where `./justw parts` puts it.
+pub fn onnxruntime() -> anyhow::Result<PathBuf> {
     for name in ["LIGHTBOX_ONNXRUNTIME", "ORT_DYLIB_PATH"] {
         let Some(path) = std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from) else {
             continue;

@@ -42,7 +42,7 @@ pub(super) fn geometry(object: &InMemDicomObject, frame: u32, columns: u32, rows
 }
 
 /// Whether an image is the kind that the model takes, before any condition on it.
-pub(super) fn selected(object: &InMemDicomObject, indication: &Indication) -> bool {
+pub(crate) fn selected(object: &InMemDicomObject, indication: &Indication) -> bool {
     let modality = text(object, tags::MODALITY);
     // A localizer is a planning view of the scanner, not an image to be read.
     let localizer = text(object, tags::IMAGE_TYPE).split('\\').nth(2) == Some("LOCALIZER");
@@ -51,7 +51,7 @@ pub(super) fn selected(object: &InMemDicomObject, indication: &Indication) -> bo
 
 /// Why an image is outside the indication; none where it is inside. The texts carry the manifest's
 /// numbers, never the patient's.
-pub(super) fn outside(object: &InMemDicomObject, indication: &Indication) -> Option<String> {
+pub(crate) fn outside(object: &InMemDicomObject, indication: &Indication) -> Option<String> {
     let refuse = indication.when_unstated == Unstated::Refuse;
     if !indication.body_parts.is_empty() {
         let stated = text(object, tags::BODY_PART_EXAMINED);

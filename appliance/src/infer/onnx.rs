@@ -80,6 +80,46 @@ impl OnnxEngine {
     }
 }
 
+/// An input or an output as a network declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlet {
+    /// Its name.
+    pub name: String,
+    /// Whether its elements are 32-bit floats.
+    pub is_f32: bool,
+    /// Its axes, outermost first; -1: of any length.
+    pub shape: Vec<i64>,
+}
+
+/// What a network declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlets {
+    /// Its inputs.
+    pub inputs: Vec<Outlet>,
+    /// Its outputs.
+    pub outputs: Vec<Outlet>,
+}
+
+impl OnnxEngine {
+    /// Loads a network and says what it declares.
+    pub fn outlets(&self, network: &[u8]) -> Result<Outlets, EngineError> {
+        let session = session(&self.environment, self.threads, network)
+            .map_err(|error| EngineError::Load(error.to_string()))?;
+        let read = |outlet: &ort::value::Outlet| match outlet.dtype() {
+            ValueType::Tensor { ty, shape, .. } => Outlet {
+                name: outlet.name().to_owned(),
+                is_f32: *ty == TensorElementType::Float32,
+                shape: shape.iter().copied().collect(),
+            },
+            _ => Outlet { name: outlet.name().to_owned(), is_f32: false, shape: Vec::new() },
+        };
+        Ok(Outlets {
+            inputs: session.inputs().iter().map(read).collect(),
+            outputs: session.outputs().iter().map(read).collect(),
+        })
+    }
+}
+
 fn load(library: &Path) -> Result<Environment, EngineError> {
     let refused = |problem: String| EngineError::Runtime {
         problem: format!("ONNX Runtime's library cannot be loaded from {}: {problem}", library.display()),

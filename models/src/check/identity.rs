@@ -37,12 +37,10 @@ pub(super) fn identity(manifest: &Manifest) -> Result<(), Fault> {
             "write the statement of intended use as it was cleared, as plain text",
         );
     }
-    code("model.procedure", &model.procedure)?;
-    device(manifest)?;
-    regulatory(manifest)
+    code("model.procedure", &model.procedure)
 }
 
-fn device(manifest: &Manifest) -> Result<(), Fault> {
+pub(super) fn device(manifest: &Manifest) -> Result<(), Fault> {
     let identifiers = &manifest.device.udi_di;
     if identifiers.is_empty() {
         return fault("device.udi_di", "empty", "name the UDI-DI of each device that the model is for");
@@ -82,7 +80,7 @@ fn gtin_fits(di: &str) -> bool {
     sum.is_multiple_of(10)
 }
 
-fn regulatory(manifest: &Manifest) -> Result<(), Fault> {
+pub(super) fn regulatory(manifest: &Manifest) -> Result<(), Fault> {
     let regulatory = &manifest.regulatory;
     for (key, value) in
         [("regulatory.submission", &regulatory.submission), ("regulatory.regulation", &regulatory.regulation)]

@@ -18,13 +18,16 @@ pub(super) fn labels(manifest: &Manifest) -> Result<(), Fault> {
             "number the labels as the network does",
         );
     }
-    for (at, entry) in manifest.label.iter().enumerate() {
-        label(&format!("label[{at}]"), entry, manifest.model.family)?;
-    }
     if manifest.label.iter().all(|label| label.negative) {
         return fault("label", "every label is negative", "at least one label must make a finding");
     }
     Ok(())
+}
+
+/// The first fault of every label.
+pub(super) fn each(manifest: &Manifest) -> impl Iterator<Item = Fault> {
+    let labels = manifest.label.iter().enumerate();
+    labels.filter_map(|(at, entry)| label(&format!("label[{at}]"), entry, manifest.model.family).err())
 }
 
 fn label(key: &str, label: &Label, family: Family) -> Result<(), Fault> {

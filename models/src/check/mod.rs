@@ -8,7 +8,11 @@ mod tensors;
 
 use std::path::Path;
 
-use crate::manifest::{Code, Manifest, SCHEMA};
+use crate::draft::{self, Draft};
+use crate::manifest::{
+    Code, Device, File, Golden, Indication, Input, Label, Manifest, Model, Output, Regulatory, Resources,
+    SCHEMA,
+};
 use crate::problem::{Problem, line_at, line_of};
 
 /// Parses and checks a manifest's text.
@@ -37,12 +41,64 @@ pub(crate) fn read(file: &Path, text: &str) -> Result<Manifest, Problem> {
             },
         ));
     }
+    if let Some(undecided) = draft::undecided(file, text) {
+        return Err(undecided);
+    }
     let manifest: Manifest = toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| line_at(text, span.start));
         problem(line, "", error.message().to_owned(), "write the key as models/README.md gives it")
     })?;
-    check(&manifest).map_err(|(key, what, remedy)| problem(line_of(text, &key), &key, what, remedy))?;
-    Ok(manifest)
+    match faults(&manifest).into_iter().next() {
+        None => Ok(manifest),
+        Some((key, what, remedy)) => Err(problem(line_of(text, &key), &key, what, remedy)),
+    }
+}
+
+/// Every problem of a manifest's text, and the files that it lists as far as they can be read.
+pub(crate) fn problems(file: &Path, text: &str) -> (Vec<Problem>, Vec<File>) {
+    let first = match read(file, text) {
+        Ok(manifest) => return (Vec::new(), manifest.file),
+        Err(first) => first,
+    };
+    if first.key == "schema" {
+        return (vec![first], Vec::new());
+    }
+    let mut draft = match Draft::new(file, text) {
+        Ok(draft) => draft,
+        Err(problem) => return (vec![problem], Vec::new()),
+    };
+    draft.section::<u32>("schema", true);
+    draft.section::<Model>("model", true);
+    draft.section::<Device>("device", true);
+    draft.section::<Regulatory>("regulatory", true);
+    draft.section::<Resources>("resources", true);
+    let files: Vec<File> = draft.entries("file", true);
+    draft.entries::<Golden>("golden", true);
+    draft.section::<Indication>("indication", true);
+    draft.section::<Input>("input", true);
+    draft.section::<Output>("output", true);
+    draft.entries::<Label>("label", true);
+    let mut found = draft.finish();
+    if let Ok(manifest) = toml::from_str::<Manifest>(text) {
+        found.extend(faults(&manifest).into_iter().map(|(key, problem, remedy)| Problem {
+            file: file.to_owned(),
+            line: line_of(text, &key),
+            key,
+            problem,
+            remedy: remedy.to_owned(),
+        }));
+        // What is not decided is told as that, not as a value that does not fit.
+        let told: Vec<String> = found.iter().map(|problem| problem.key.clone()).collect();
+        let mut at = 0;
+        found.retain(|problem| {
+            at += 1;
+            !told[..at - 1].iter().any(|key| key.starts_with(&problem.key))
+        });
+    }
+    if found.is_empty() {
+        found.push(first);
+    }
+    (found, files)
 }
 
 type Fault = (String, String, &'static str);
@@ -51,15 +107,25 @@ fn fault<T>(key: &str, problem: impl Into<String>, remedy: &'static str) -> Resu
     Err((key.to_owned(), problem.into(), remedy))
 }
 
-fn check(manifest: &Manifest) -> Result<(), Fault> {
-    identity::identity(manifest)?;
-    files::files(manifest)?;
-    files::resources(manifest)?;
-    indication::indication(manifest)?;
-    tensors::input(manifest)?;
-    tensors::output(manifest)?;
-    labels::labels(manifest)?;
-    files::golden(manifest)
+/// The first fault of every room.
+fn faults(manifest: &Manifest) -> Vec<Fault> {
+    let rooms: [fn(&Manifest) -> Result<(), Fault>; 11] = [
+        identity::identity,
+        identity::device,
+        identity::regulatory,
+        files::files,
+        files::roles,
+        files::resources,
+        indication::indication,
+        tensors::input,
+        tensors::output,
+        labels::labels,
+        files::golden,
+    ];
+    let mut found: Vec<Fault> = rooms.iter().filter_map(|room| room(manifest).err()).collect();
+    // Each label has a fault of its own.
+    found.extend(labels::each(manifest));
+    found
 }
 
 fn short_text(key: &str, value: &str) -> Result<(), Fault> {

@@ -65,6 +65,11 @@ impl Manifest {
         crate::check::read(file, text)
     }
 
+    /// Every problem of a manifest's text, for whoever writes it; none where [`Manifest::read`] takes it.
+    pub fn problems(file: &Path, text: &str) -> Vec<Problem> {
+        crate::check::problems(file, text).0
+    }
+
     /// The first file of a role.
     pub fn file_of(&self, role: Role) -> Option<&File> {
         self.file.iter().find(|file| file.role == role)

@@ -6,7 +6,11 @@ use std::path::Path;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::document::{Bounds, Criterion, Method, Metric, Plan, SCHEMA, Tier};
+use super::document::{
+    Accompanying, Allowed, Baseline, Bounds, Criterion, EquivalenceBounds, Identity, Impact, Labelling,
+    Locked, Method, Metric, Monitor, Plan, Required, Rollback, SCHEMA, Site, Subgroup, Tier,
+};
+use crate::draft::{self, Draft};
 use crate::problem::{Problem, line_at, line_of};
 
 /// Parses and checks a plan's text.
@@ -30,12 +34,57 @@ pub(super) fn read(file: &Path, text: &str) -> Result<Plan, Problem> {
             "update the box, or ask the vendor for a plan of that schema",
         ));
     }
+    if let Some(undecided) = draft::undecided(file, text) {
+        return Err(undecided);
+    }
     let plan: Plan = toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| line_at(text, span.start));
         problem(line, "", error.message().to_owned(), "write the key as models/README.md gives it")
     })?;
-    check(&plan).map_err(|(key, what, remedy)| problem(line_of(text, &key), &key, what, remedy))?;
-    Ok(plan)
+    match faults(&plan).into_iter().next() {
+        None => Ok(plan),
+        Some((key, what, remedy)) => Err(problem(line_of(text, &key), &key, what, remedy)),
+    }
+}
+
+/// Every problem of a plan's text.
+pub(super) fn problems(file: &Path, text: &str) -> Vec<Problem> {
+    let Err(first) = read(file, text) else { return Vec::new() };
+    if first.key == "schema" {
+        return vec![first];
+    }
+    let mut draft = match Draft::new(file, text) {
+        Ok(draft) => draft,
+        Err(problem) => return vec![problem],
+    };
+    draft.section::<u32>("schema", true);
+    draft.section::<Identity>("plan", true);
+    draft.section::<Locked>("locked", true);
+    draft.section::<Baseline>("baseline", true);
+    draft.entries::<Allowed>("allowed", true);
+    draft.section::<Vec<Accompanying>>("accompanying", false);
+    draft.entries::<Criterion>("criterion", true);
+    draft.entries::<Subgroup>("subgroup", false);
+    draft.section::<EquivalenceBounds>("equivalence", true);
+    draft.section::<Required>("evidence", true);
+    draft.section::<Impact>("impact", true);
+    draft.section::<Labelling>("labelling", true);
+    draft.section::<Rollback>("rollback", true);
+    draft.entries::<Monitor>("monitor", false);
+    draft.section::<Site>("site", true);
+    let mut found = draft.finish();
+    if let Ok(plan) = toml::from_str::<Plan>(text) {
+        for (key, problem, remedy) in faults(&plan) {
+            if !found.iter().any(|other| other.key.starts_with(&key)) {
+                let (line, remedy) = (line_of(text, &key), remedy.to_owned());
+                found.push(Problem { file: file.to_owned(), line, key, problem, remedy });
+            }
+        }
+    }
+    if found.is_empty() {
+        found.push(first);
+    }
+    found
 }
 
 /// The plan's end, in seconds since 1970.
@@ -49,7 +98,13 @@ fn fault<T>(key: impl Into<String>, problem: impl Into<String>, remedy: &'static
     Err((key.into(), problem.into(), remedy))
 }
 
-fn check(plan: &Plan) -> Result<(), Fault> {
+/// The first fault of every room.
+fn faults(plan: &Plan) -> Vec<Fault> {
+    let rooms: [fn(&Plan) -> Result<(), Fault>; 6] = [identity, digests, locked, allowed, criteria, rest];
+    rooms.iter().filter_map(|room| room(plan).err()).collect()
+}
+
+fn identity(plan: &Plan) -> Result<(), Fault> {
     identifier("plan.id", &plan.plan.id)?;
     identifier("plan.model", &plan.plan.model)?;
     if plan.plan.device_udi_di.is_empty() || plan.plan.device_udi_di.iter().any(|udi| udi.trim().is_empty()) {
@@ -58,6 +113,10 @@ fn check(plan: &Plan) -> Result<(), Fault> {
     if expires(plan).is_none() {
         return fault("plan.expires", "not a time", "write it as \"2028-01-31T00:00:00Z\"");
     }
+    Ok(())
+}
+
+fn digests(plan: &Plan) -> Result<(), Fault> {
     for (key, value) in [
         ("locked.intended_use_sha256", &plan.locked.intended_use_sha256),
         ("locked.io_schema_sha256", &plan.locked.io_schema_sha256),
@@ -69,10 +128,7 @@ fn check(plan: &Plan) -> Result<(), Fault> {
     for (at, value) in plan.baseline.digests.iter().enumerate() {
         digest(&format!("baseline.digests[{at}]"), value)?;
     }
-    locked(plan)?;
-    allowed(plan)?;
-    criteria(plan)?;
-    rest(plan)
+    Ok(())
 }
 
 fn identifier(key: &str, value: &str) -> Result<(), Fault> {

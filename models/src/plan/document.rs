@@ -57,6 +57,11 @@ impl Plan {
     pub fn read(file: &Path, text: &str) -> Result<Plan, Problem> {
         super::check::read(file, text)
     }
+
+    /// Every problem of a plan's text, for whoever writes it; none where [`Plan::read`] takes it.
+    pub fn problems(file: &Path, text: &str) -> Vec<Problem> {
+        super::check::problems(file, text)
+    }
 }
 
 /// Which plan, for what.

@@ -65,7 +65,8 @@ pub struct Equivalence {
 }
 
 /// What is known of the candidate, the box and the site.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Evidence {
     /// How far the candidate has come.
     pub stage: Stage,

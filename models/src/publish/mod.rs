@@ -16,6 +16,7 @@
 mod folder;
 mod keys;
 mod metadata;
+mod proposal;
 #[cfg(feature = "pkcs11")]
 pub mod token;
 
@@ -26,6 +27,7 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 pub use keys::{FileKey, PublicKey, Signer};
+pub use proposal::{Message, Proposal};
 
 use crate::trust::Delegate;
 use folder::Folder;
@@ -48,7 +50,7 @@ pub enum PublishError {
     #[error("{}: exists; remedy: give another place", .0.display())]
     Exists(PathBuf),
     /// Not a signing key.
-    #[error("{}: not an Ed25519 key in PKCS #8 PEM; remedy: make one with `lightbox bundle keygen`", .0.display())]
+    #[error("{}: not an Ed25519 key in PKCS #8 PEM; remedy: make one with `lightbox keys new`", .0.display())]
     NotAKey(PathBuf),
     /// A key file that others may read.
     #[error("{}: others may read it; remedy: chmod 600", .0.display())]
@@ -92,6 +94,14 @@ pub enum PublishError {
     /// No such target.
     #[error("{0}: not in the repository; remedy: look at the names that it lists")]
     NoSuchTarget(String),
+    /// Not a proposal.
+    #[error("not a proposal: {0}; remedy: propose the change again")]
+    Proposal(String),
+    /// What was signed is not what is to be published now.
+    #[error(
+        "the key {0} has not signed what is to be published now; remedy: give that key itself; or, where the repository or the file changed since, propose the change again"
+    )]
+    ProposalStale(PublicKey),
     /// The repository is damaged, or somebody else's.
     #[error("{}: {problem}; remedy: restore the repository from its copy", path.display())]
     Damaged {
@@ -237,5 +247,18 @@ impl Publisher {
         self.folder.write(&files)?;
         self.state = state;
         Ok(())
+    }
+
+    /// Does all of [`Publisher::publish`] but writing the metadata. The files are copied; what nothing
+    /// lists harms nobody.
+    fn rehearse(
+        &self,
+        change: &Change,
+        lifetimes: &Lifetimes,
+        now: OffsetDateTime,
+        signers: &[&dyn Signer],
+    ) -> Result<(), PublishError> {
+        let copied = self.folder.add(&change.add, &mut |_, _| {})?;
+        self.state.apply(change, &copied, lifetimes, now, signers).map(drop)
     }
 }

@@ -1,0 +1,6 @@
+//! A sealed file in the age format.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| lightbox_fuzz::run(lightbox::fuzzing::sealed, bytes));

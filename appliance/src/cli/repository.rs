@@ -1,0 +1,397 @@
+//! `lightbox repository`: the signed repository that boxes fetch from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow, bail};
+use lightbox_models::publish::{
+    Change, Design, FileKey, Holders, Lifetimes, Message, Proposal, PublicKey, Publisher, Signer as _,
+};
+use lightbox_models::trust::Delegate;
+use serde_json::Value;
+
+use super::print::plain;
+use super::progress::Bar;
+use crate::clock::{Clock as _, SystemClock};
+use crate::vendor::keys::{KeyRing, public};
+
+/// Make a signed repository of models, change its keys, keep its dates (for vendors of models).
+///
+/// A repository (TUF) is a folder of plain files: copy it to a stick, or serve it by any HTTPS server. Its roles:
+/// root (who signs what; offline, several people), targets (who publishes what), vendor-NAME (bundles),
+/// regulatory (plans, with keys that sign nothing else), safety (recalls), snapshot and timestamp (that it is whole and
+/// new; signed at every change).
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Make a new, empty repository.
+    ///
+    /// With --make-keys every role gets new keys in that folder: to try things, or to begin with. In earnest each
+    /// holder makes a key (`lightbox keys new`) and gives you its public half, for --holder; who makes the repository
+    /// needs the private keys of root, targets and all other roles this once.
+    ///
+    /// Example: lightbox repository new repo --vendor acme --make-keys keys --threshold root=2
+    New {
+        /// The folder.
+        folder: PathBuf,
+        /// A vendor that may publish; may be repeated.
+        #[arg(long, value_name = "NAME")]
+        vendor: Vec<String>,
+        /// Make the keys of all roles that have no --holder, as KEYS/ROLE.pem.
+        #[arg(long, value_name = "KEYS")]
+        make_keys: Option<PathBuf>,
+        #[command(flatten)]
+        holders: HolderArgs,
+        /// A private key: a PEM file, a folder of such, or a pkcs11: URI; may be repeated.
+        #[arg(long, value_name = "KEY")]
+        key: Vec<String>,
+    },
+    /// Replace the keys of roles, or add a vendor: a new root, signed by the old and the new root keys.
+    ///
+    /// Give the old keys of targets, snapshot and timestamp too, as far as you have them: then boxes accept the
+    /// repository at every instant of the change.
+    ///
+    /// Example: lightbox repository rotate --repository repo --holder timestamp=new.pem --key keys --key new.pem
+    Rotate {
+        #[command(flatten)]
+        holders: HolderArgs,
+        #[command(flatten)]
+        signing: Signing,
+    },
+    /// Sign for a later date, before boxes refuse what is past it. Snapshot and timestamp always; others by --role.
+    ///
+    /// Example: lightbox repository renew --repository repo --key keys/snapshot.pem --key keys/timestamp.pem
+    Renew {
+        /// A further role: root, targets, vendor-NAME, regulatory, safety; may be repeated.
+        #[arg(long, value_name = "ROLE")]
+        role: Vec<String>,
+        #[command(flatten)]
+        signing: Signing,
+    },
+    /// Sign a proposal that another key holder made with --propose.
+    ///
+    /// Example: lightbox repository sign plan-2.proposal --key regulatory-2.pem
+    Sign(SignArgs),
+    /// Publish a proposal that has its signatures. The files that it names must lie where they lay when it was made.
+    ///
+    /// Example: lightbox repository complete plan-2.proposal --repository repo --key snapshot.pem --key timestamp.pem
+    Complete {
+        /// The proposal.
+        proposal: PathBuf,
+        /// The repository's folder.
+        #[arg(long, value_name = "DIR")]
+        repository: PathBuf,
+        /// The keys of snapshot and timestamp, and of who has not signed yet; may be repeated.
+        #[arg(long, value_name = "KEY")]
+        key: Vec<String>,
+    },
+}
+
+/// Who holds a role's keys.
+#[derive(Clone, Debug, clap::Args)]
+struct HolderArgs {
+    /// ROLE=KEY[,KEY...]: the role's keys, each as 64 hex digits, a PEM file or a pkcs11: URI; may be repeated.
+    #[arg(long, value_name = "ROLE=KEYS")]
+    holder: Vec<String>,
+    /// ROLE=NUMBER: how many of its keys must sign [default: 1]; may be repeated.
+    #[arg(long, value_name = "ROLE=NUMBER")]
+    threshold: Vec<String>,
+}
+
+impl HolderArgs {
+    fn read(&self) -> anyhow::Result<(BTreeMap<String, Vec<PublicKey>>, BTreeMap<String, u64>)> {
+        let mut holders = BTreeMap::new();
+        for given in &self.holder {
+            let (role, keys) = pair("--holder", given)?;
+            let keys = keys.split(',').map(public).collect::<Result<Vec<_>, _>>();
+            holders.insert(role, keys.with_context(|| format!("--holder {given}"))?);
+        }
+        let mut thresholds = BTreeMap::new();
+        for given in &self.threshold {
+            let (role, number) = pair("--threshold", given)?;
+            let number = number.parse().map_err(|_| anyhow!("--threshold {given}: not a number"))?;
+            thresholds.insert(role, number);
+        }
+        Ok((holders, thresholds))
+    }
+}
+
+fn pair<'a>(option: &str, given: &'a str) -> anyhow::Result<(String, &'a str)> {
+    let (role, value) =
+        given.split_once('=').ok_or_else(|| anyhow!("{option} {given}: remedy: write ROLE=..."))?;
+    let known =
+        ["root", "targets", "snapshot", "timestamp"].contains(&role) || role.parse::<Delegate>().is_ok();
+    if !known {
+        bail!(
+            "{option} {given}: no such role; remedy: root, targets, snapshot, timestamp, vendor-NAME, regulatory or safety"
+        );
+    }
+    Ok((role.to_owned(), value))
+}
+
+/// Where to publish, and by whose signatures.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Signing {
+    /// The repository's folder.
+    #[arg(long, value_name = "DIR")]
+    pub repository: PathBuf,
+    /// A private key: a PEM file, a folder of such, or a pkcs11: URI; may be repeated.
+    #[arg(long, value_name = "KEY")]
+    key: Vec<String>,
+    /// Change nothing: write what is to be signed to FILE, signed with the given keys, for the other holders.
+    #[arg(long, value_name = "FILE")]
+    propose: Option<PathBuf>,
+}
+
+impl Signing {
+    /// Publishes a change, or proposes it.
+    pub fn publish(&self, change: &Change, what: &str) -> anyhow::Result<()> {
+        let ring = KeyRing::open(&self.key)?;
+        let mut publisher = Publisher::open(&self.repository)?;
+        let (lifetimes, now) = (Lifetimes::default(), SystemClock.now());
+        if let Some(path) = &self.propose {
+            let proposal = Proposal::rehearse(&publisher, change, &lifetimes, now, &ring.signers())?;
+            save(path, &proposal)?;
+            describe(&proposal);
+            println!(
+                "{}: proposed, not published; next: `lightbox repository sign` by the other holders",
+                path.display()
+            );
+            return Ok(());
+        }
+        let mut bar = Bar::new("publishing");
+        publisher
+            .publish(change, &lifetimes, now, &ring.signers(), &mut |done, total| bar.at(done, total))?;
+        bar.finish();
+        println!("{}: published {what}", self.repository.display());
+        Ok(())
+    }
+}
+
+/// What is signed, and by which keys.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SignArgs {
+    /// The proposal; it gets the signatures.
+    proposal: PathBuf,
+    /// A private key: a PEM file, a folder of such, or a pkcs11: URI; may be repeated.
+    #[arg(long, value_name = "KEY", required = true)]
+    key: Vec<String>,
+}
+
+impl SignArgs {
+    /// Shows what is to be signed, and signs it.
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        let mut proposal = read(&self.proposal)?;
+        let ring = KeyRing::open(&self.key)?;
+        let added = proposal.sign(&ring.signers())?;
+        describe(&proposal);
+        if added == 0 {
+            bail!(
+                "{}: these keys are not asked for, or have signed already; remedy: give another holder's key",
+                self.proposal.display()
+            );
+        }
+        save(&self.proposal, &proposal)?;
+        println!("{}: {added} signatures added", self.proposal.display());
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Proposal> {
+    let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    Proposal::read(&bytes).with_context(|| format!("{}", path.display()))
+}
+
+fn save(path: &Path, proposal: &Proposal) -> anyhow::Result<()> {
+    fs::write(path, proposal.to_json()?).with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// Says what is signed: a holder must not sign what is not shown.
+fn describe(proposal: &Proposal) {
+    for message in proposal.messages() {
+        let Message { text, keys, signatures } = message;
+        let content: Value = serde_json::from_str(text).unwrap_or_default();
+        let (kind, version, expires) = (&content["_type"], &content["version"], &content["expires"]);
+        println!(
+            "{}",
+            plain(&format!(
+                "{kind} version {version}, expires {expires}: {} of the {} keys that may sign have",
+                signatures.len(),
+                keys.len()
+            ))
+        );
+        for (name, target) in content["targets"].as_object().into_iter().flatten() {
+            println!(
+                "{}",
+                plain(&format!(
+                    "  {name}, {} bytes, SHA-256 {}",
+                    target["length"], target["hashes"]["sha256"]
+                ))
+            );
+        }
+        for (role, keys) in content["roles"].as_object().into_iter().flatten() {
+            println!(
+                "{}",
+                plain(&format!(
+                    "  {role}: {} of {} keys",
+                    keys["threshold"],
+                    keys["keyids"].as_array().map_or(0, Vec::len)
+                ))
+            );
+        }
+        for role in content["delegations"]["roles"].as_array().into_iter().flatten() {
+            println!(
+                "{}",
+                plain(&format!(
+                    "  {}: {} of {} keys",
+                    role["name"],
+                    role["threshold"],
+                    role["keyids"].as_array().map_or(0, Vec::len)
+                ))
+            );
+        }
+    }
+}
+
+impl Args {
+    /// Runs the verb.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.verb {
+            Verb::New { folder, vendor, make_keys, holders, key } => {
+                new(&folder, &vendor, make_keys.as_deref(), &holders, &key)?;
+            }
+            Verb::Rotate { holders, signing } => {
+                let (holders, thresholds) = holders.read()?;
+                let old = Publisher::open(&signing.repository)?.design()?;
+                let design = changed(old, holders, &thresholds)?;
+                signing.publish(&Change { design: Some(design), ..Change::default() }, "new keys")?;
+            }
+            Verb::Renew { role, signing } => {
+                for role in &role {
+                    pair("--role", &format!("{role}="))?;
+                }
+                let renew: BTreeSet<String> = role.into_iter().collect();
+                signing.publish(&Change { renew, ..Change::default() }, "new dates")?;
+            }
+            Verb::Sign(args) => return args.run(),
+            Verb::Complete { proposal, repository, key } => {
+                let (given, ring) = (read(&proposal)?, KeyRing::open(&key)?);
+                let mut publisher = Publisher::open(&repository)?;
+                let mut bar = Bar::new("publishing");
+                given.complete(
+                    &mut publisher,
+                    &Lifetimes::default(),
+                    &ring.signers(),
+                    &mut |done, total| bar.at(done, total),
+                )?;
+                bar.finish();
+                println!("{}: published what {} says", repository.display(), proposal.display());
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn new(
+    folder: &Path,
+    vendors: &[String],
+    make_keys: Option<&Path>,
+    holders: &HolderArgs,
+    keys: &[String],
+) -> anyhow::Result<()> {
+    if folder.join("metadata/timestamp.json").exists() {
+        bail!(
+            "{}: exists; remedy: give another folder, or change this one with `repository rotate`",
+            folder.display()
+        );
+    }
+    let (mut holders, thresholds) = holders.read()?;
+    let mut ring = KeyRing::open(keys)?;
+    let mut roles: Vec<String> =
+        ["root", "targets", "snapshot", "timestamp", "regulatory", "safety"].map(str::to_owned).into();
+    for vendor in vendors {
+        let role = format!("vendor-{vendor}");
+        pair("--vendor", &format!("{role}="))?;
+        roles.push(role);
+    }
+    roles.extend(holders.keys().filter(|role| !roles.contains(role)).cloned().collect::<Vec<_>>());
+    if let Some(into) = make_keys {
+        fs::create_dir_all(into).with_context(|| format!("--make-keys {}", into.display()))?;
+        for role in &roles {
+            if holders.contains_key(role) {
+                continue;
+            }
+            let count = thresholds.get(role).copied().unwrap_or(1).clamp(1, 16);
+            let mut made = Vec::new();
+            for number in 1..=count {
+                let name = if count == 1 { format!("{role}.pem") } else { format!("{role}-{number}.pem") };
+                let path = into.join(name);
+                made.push(FileKey::generate(&path)?.public());
+                ring.add(&path.to_string_lossy())?;
+                println!("{}: new key of {role}", path.display());
+            }
+            holders.insert(role.clone(), made);
+        }
+    }
+    let of = |role: &str| {
+        let keys = holders.get(role).cloned().ok_or_else(|| {
+            anyhow!(
+                "{role} has no keys; remedy: --holder {role}=KEY, or --make-keys KEYS for all that have none"
+            )
+        })?;
+        Ok::<_, anyhow::Error>(Holders { keys, threshold: thresholds.get(role).copied().unwrap_or(1) })
+    };
+    let delegates = roles.iter().filter_map(|role| Some((role, role.parse::<Delegate>().ok()?)));
+    let design = Design {
+        root: of("root")?,
+        targets: of("targets")?,
+        snapshot: of("snapshot")?,
+        timestamp: of("timestamp")?,
+        delegates: delegates
+            .map(|(role, delegate)| Ok((delegate, of(role)?)))
+            .collect::<anyhow::Result<_>>()?,
+    };
+    Publisher::create(folder, &design, &Lifetimes::default(), SystemClock.now(), &ring.signers())?;
+    println!(
+        "{}: made; give each box {} as the root to trust, by another way than the repository's",
+        folder.display(),
+        folder.join("metadata/1.root.json").display()
+    );
+    Ok(())
+}
+
+fn changed(
+    mut design: Design,
+    mut holders: BTreeMap<String, Vec<PublicKey>>,
+    thresholds: &BTreeMap<String, u64>,
+) -> anyhow::Result<Design> {
+    let mut change = |role: &str, known: &mut Holders| {
+        if let Some(keys) = holders.remove(role) {
+            known.keys = keys;
+            known.threshold = 1;
+        }
+        if let Some(threshold) = thresholds.get(role) {
+            known.threshold = *threshold;
+        }
+    };
+    change("root", &mut design.root);
+    change("targets", &mut design.targets);
+    change("snapshot", &mut design.snapshot);
+    change("timestamp", &mut design.timestamp);
+    for (role, known) in &mut design.delegates {
+        change(&role.to_string(), known);
+    }
+    for (role, keys) in holders {
+        let delegate = role.parse().map_err(|()| anyhow!("--holder {role}: no such role"))?;
+        let threshold = thresholds.get(&role).copied().unwrap_or(1);
+        design.delegates.insert(delegate, Holders { keys, threshold });
+    }
+    Ok(design)
+}
