@@ -25,4 +25,5 @@ pub mod reload;
 pub mod report;
 pub mod store;
 pub mod structure;
+pub mod update;
 pub mod web;

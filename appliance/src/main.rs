@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lightbox::cli::{
-    audit, commitments, conformance, demo, orders, peers, phantom, query, queue, rules, send, serve, site,
-    studies,
+    audit, commitments, conformance, demo, models, orders, peers, phantom, query, queue, rules, send, serve,
+    site, studies,
 };
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
@@ -35,6 +35,7 @@ enum Verb {
     Queue(queue::Args),
     Query(query::Args),
     Commitments(commitments::Args),
+    Models(models::Args),
     Orders(orders::Args),
     Peers(peers::Args),
     Audit(audit::Args),
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Queue(args) => args.run(),
         Verb::Query(args) => args.run(),
         Verb::Commitments(args) => args.run(),
+        Verb::Models(args) => args.run(),
         Verb::Orders(args) => args.run(),
         Verb::Peers(args) => args.run(),
         Verb::Audit(args) => args.run(),

@@ -6,6 +6,7 @@ pub mod commitments;
 pub mod conformance;
 pub mod demo;
 mod files;
+pub mod models;
 pub mod orders;
 pub mod peers;
 pub mod phantom;
