@@ -21,7 +21,7 @@ pub struct Config {
     pub site: Arc<Site>,
     /// The rules, compiled.
     pub rules: Arc<RuleSet>,
-    /// The bundles, by the name that rules use.
+    /// The unsigned bundles, by the name that rules use.
     pub bundles: BTreeMap<String, Arc<Bundle>>,
     /// Certificates, keys, authorities and revocation lists, as they were at the start.
     pub live: Arc<Live>,
@@ -88,7 +88,8 @@ fn open_bundles(site: &Site, problems: &mut Vec<Problem>) -> BTreeMap<String, Ar
     let mut bundles = BTreeMap::new();
     for (index, model) in site.file.model.iter().enumerate() {
         let key = format!("model[{index}].bundle");
-        match Bundle::open(&model.bundle) {
+        let Some(folder) = &model.bundle else { continue };
+        match Bundle::open(folder) {
             Ok(_) if !site.file.appliance.allow_unsigned_models => problems.push(site.problem(
                 &key,
                 format!("the bundle of model \"{}\" is not signed", model.name),

@@ -55,8 +55,10 @@ use crate::store::objects::{self, ObjectError, Objects, Opened};
 use crate::store::results::{Results, ResultsError};
 use crate::store::retention::{self, Retention};
 use crate::store::scrub::Scrubber;
-use crate::store::{deliveries, folder, forwards, indexer, jobs, rule_sets};
+use crate::store::{deliveries, folder, forwards, indexer, jobs, models, rule_sets};
 use crate::structure;
+use crate::update::registry::Registry;
+use crate::update::{self, Updates};
 use crate::web;
 
 /// Longest time that a stop waits for work under way.
@@ -231,6 +233,7 @@ impl Daemon {
             None => None,
         };
         let engine = start_engine(&config).await?;
+        let registry = Registry::new(config.bundles.clone(), &file.appliance.data_dir);
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -238,7 +241,7 @@ impl Daemon {
         let wakes = Wakes::new(file.destination.len());
         let pipeline = Pipeline {
             site: site.clone(),
-            bundles: Arc::new(config.bundles.clone()),
+            registry: registry.clone(),
             engine: engine.clone(),
             ledger: store.ledger.clone(),
             objects: store.objects.clone(),
@@ -350,13 +353,18 @@ impl Daemon {
             listening: Listening { dicom: dicom_at.clone(), plaintext: plaintext_at.clone() },
             started_ms: clock.now_ms(),
             prometheus,
-            models: model_lines(&config),
-            engine_fault: engine_fault(engine),
-            changed: work,
+            models: model_lines(&config, &store.ledger),
+            engine_fault: engine_fault(engine.clone()),
+            changed: work.clone(),
             places,
             live,
             reload_fault,
         };
+        if let Some(updates) =
+            Updates::of_site(&site, &store.ledger, &store.identity, &clock, &registry, engine.as_ref(), &work)
+        {
+            tasks.spawn(updates.run(stopped.clone()));
+        }
         let admin_stop = stopped.clone();
         tasks.spawn(async move {
             if let Err(error) = admin::serve(admin, admin_state, admin_stop).await {
@@ -472,8 +480,10 @@ fn open_store(site: &Site, clock: SharedClock, rules: Arc<RuleSet>) -> Result<St
         what: format!("is not served: a thread does not start ({})", error.kind()),
     })?);
     let owner = ledger.boot().to_owned();
+    let slots = update::slots(site);
     let (jobs, deliveries, forwards) = ledger.write_blocking(move |writer| {
         completion::restart_timers(writer)?;
+        models::manage(writer, &slots)?;
         rule_sets::activate(writer, &rules)?;
         Ok((
             jobs::reclaim(writer, &owner)?,
@@ -490,7 +500,7 @@ fn open_store(site: &Site, clock: SharedClock, rules: Arc<RuleSet>) -> Result<St
 /// Starts the engine and loads every bundle, so that no study is the first to find a fault. A site
 /// without models needs no engine.
 pub async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, StartError> {
-    if config.bundles.is_empty() {
+    if config.bundles.is_empty() && update::slots(&config.site).is_empty() {
         return Ok(None);
     }
     let settings = infer::onnx::Config {
@@ -542,9 +552,10 @@ fn ask_count(config: &Config, live: &watch::Receiver<Arc<Live>>) -> Option<(Stri
     Some((peer.name.clone(), ask))
 }
 
-/// What the overview shows of the models: they are loaded at start and stay.
-fn model_lines(config: &Config) -> Arc<dyn Fn() -> Vec<ModelLine> + Send + Sync> {
-    let lines: Vec<ModelLine> = config
+/// What the overview shows of the models: unsigned ones are loaded at start and stay, of signed ones the ledger
+/// tells.
+fn model_lines(config: &Config, ledger: &Ledger) -> Arc<dyn Fn() -> Vec<ModelLine> + Send + Sync> {
+    let unsigned: Vec<ModelLine> = config
         .bundles
         .iter()
         .map(|(name, bundle)| {
@@ -553,13 +564,19 @@ fn model_lines(config: &Config) -> Arc<dyn Fn() -> Vec<ModelLine> + Send + Sync>
                 name: name.clone(),
                 title: format!("{} {}", model.name, model.version),
                 digest: model.digest,
-                not_for_clinical_use: model.not_for_clinical_use
-                    || config.site.file.appliance.allow_unsigned_models,
+                not_for_clinical_use: true,
                 fault: None,
             }
         })
         .collect();
-    Arc::new(move || lines.clone())
+    let ledger = ledger.clone();
+    Arc::new(move || {
+        let signed = ledger.read_blocking(update::model_lines).unwrap_or_else(|error| {
+            tracing::error!(reason = error.to_string(), "the models cannot be looked up");
+            Vec::new()
+        });
+        unsigned.iter().cloned().chain(signed).collect()
+    })
 }
 
 /// Why models cannot be run, if they cannot: the engine's thread is gone.

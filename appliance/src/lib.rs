@@ -25,5 +25,6 @@ pub mod reload;
 pub mod report;
 pub mod store;
 pub mod structure;
+pub mod update;
 pub mod vendor;
 pub mod web;

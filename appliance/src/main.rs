@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lightbox::cli::{
-    audit, bundle, commitments, conformance, demo, keys, orders, peers, phantom, plan, query, queue,
+    audit, bundle, commitments, conformance, demo, keys, models, orders, peers, phantom, plan, query, queue,
     repository, rules, send, serve, site, studies,
 };
 use lightbox::config::EXIT_BAD_SITE_FILE;
@@ -35,6 +35,7 @@ enum Verb {
     Queue(queue::Args),
     Query(query::Args),
     Commitments(commitments::Args),
+    Models(models::Args),
     Orders(orders::Args),
     Peers(peers::Args),
     Audit(audit::Args),
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Queue(args) => args.run(),
         Verb::Query(args) => args.run(),
         Verb::Commitments(args) => args.run(),
+        Verb::Models(args) => args.run(),
         Verb::Orders(args) => args.run(),
         Verb::Peers(args) => args.run(),
         Verb::Audit(args) => args.run(),

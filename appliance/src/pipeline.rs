@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lightbox_bootstrap::identity::{DeviceIdentity, uid_from_digest};
-use lightbox_models::Bundle;
 use lightbox_provisioning::site::{FailedRun, Site};
+use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 
@@ -24,9 +24,11 @@ use crate::phi::Phi;
 use crate::report;
 use crate::store::jobs::{self, Claim, Ended, Instance, Made};
 use crate::store::ledger::{Ledger, LedgerError};
+use crate::store::models;
 use crate::store::objects::Objects;
 use crate::store::results::Results;
 use crate::structure;
+use crate::update::registry::{Registry, Resolved};
 
 /// Tries of a job before it counts as failed.
 const ATTEMPTS_MAX: u32 = 3;
@@ -38,8 +40,8 @@ const LEASE: Duration = Duration::from_secs(30 * 60);
 pub struct Pipeline {
     /// The site file.
     pub site: Arc<Site>,
-    /// The bundles, by the name that rules use.
-    pub bundles: Arc<BTreeMap<String, Arc<Bundle>>>,
+    /// The models that may run.
+    pub registry: Registry,
     /// The engine; `None` where the site has no models.
     pub engine: Option<EngineHandle>,
     /// The ledger.
@@ -174,6 +176,11 @@ impl Pipeline {
             let written = self
                 .ledger
                 .write(move |writer| match &end {
+                    // What was recalled or rolled back while it ran says nothing any more.
+                    End::Ended(_) if was_stopped(writer.tx(), &job)? => {
+                        let reason = "the model's version was taken out of service while it ran";
+                        jobs::retry(writer, &job, reason, writer.now_ms())
+                    }
                     End::Ended(ended) => jobs::end(writer, &job, ended),
                     End::Again { reason, next_ms } => jobs::retry(writer, &job, reason, *next_ms),
                 })
@@ -195,9 +202,8 @@ impl Pipeline {
         claim: &Claim,
         timings: &mut BTreeMap<&'static str, u64>,
     ) -> Result<(ModelResult, Vec<Instance>), Failure> {
-        let bundle = self.bundles.get(&claim.model).ok_or_else(|| {
-            Failure::lasting(format!("the site file has no model \"{}\" any more", claim.model))
-        })?;
+        let resolved = self.resolve(claim).await?;
+        let bundle = &resolved.bundle;
         let engine = self.engine.as_ref().ok_or_else(|| Failure::lasting("no engine is running"))?;
         let evidence = self.evidence(claim).await?;
         let images: Vec<StoredImage> = evidence
@@ -228,10 +234,26 @@ impl Pipeline {
         }
         let started = Instant::now();
         let mut result = structure::structure(bundle, &raw);
-        // No bundle is signed yet (the site file had to allow it), so every result says so.
-        result.model.not_for_clinical_use |= self.site.file.appliance.allow_unsigned_models;
+        result.model = resolved.identity();
         timings.insert("structure", millis(started));
         Ok((result, evidence))
+    }
+
+    /// The model that a job runs with. A signed one's files are this box's matter: where they cannot be read,
+    /// the study waits.
+    async fn resolve(&self, claim: &Claim) -> Result<Resolved, Failure> {
+        let (registry, asked) = (self.registry.clone(), claim.clone());
+        let resolved =
+            tokio::task::spawn_blocking(move || registry.resolve(&asked.model, asked.pinned.as_ref()))
+                .await
+                .map_err(|_| Failure::lasting("opening the bundle failed in the code that does it"))?;
+        match resolved {
+            Ok(Some(resolved)) => Ok(resolved),
+            Ok(None) => {
+                Err(Failure::lasting(format!("the site file has no model \"{}\" any more", claim.model)))
+            }
+            Err(error) => Err(Failure::of_box(&error)),
+        }
     }
 
     async fn evidence(&self, claim: &Claim) -> Result<Vec<Instance>, Failure> {
@@ -250,14 +272,12 @@ impl Pipeline {
         reason: String,
         timings: &mut BTreeMap<&'static str, u64>,
     ) -> Result<Ended, Failure> {
-        let Some(bundle) = self.bundles.get(&claim.model) else {
+        let Ok(resolved) = self.resolve(claim).await else {
             return Ok(Ended { outcome: None, error: Some(reason), made: None, timings: BTreeMap::new() });
         };
         let evidence = self.evidence(claim).await?;
-        let mut model = structure::identity(bundle);
-        model.not_for_clinical_use |= self.site.file.appliance.allow_unsigned_models;
         let result = ModelResult {
-            model,
+            model: resolved.identity(),
             // The reason may name files of this box; the peers get the fact, the admin page the why.
             completeness: Completeness::NotRun("the model could not be run".into()),
             findings: Vec::new(),
@@ -373,6 +393,13 @@ impl Pipeline {
             predecessor: predecessor.filter(|earlier| earlier.sop_instance_uid != ids.sr_instance_uid),
             ids,
         })
+    }
+}
+
+fn was_stopped(reader: &Connection, claim: &Claim) -> Result<bool, LedgerError> {
+    match &claim.pinned {
+        Some(pinned) => models::is_stopped(reader, &claim.model, &pinned.digest),
+        None => Ok(false),
     }
 }
 

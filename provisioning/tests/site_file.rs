@@ -132,3 +132,33 @@ fn dicomweb_is_checked_on_both_sides() {
         [format!("destination[{at}].dicomweb.peer")]
     );
 }
+
+#[test]
+fn a_signed_model_needs_a_plan_a_root_a_repository_and_a_device() {
+    let bundle = GOOD.lines().find(|line| line.starts_with("bundle = ")).expect("the example has a model");
+    let signed = "target = \"vendors/acme/detector\"\nplan = \"plans/detector.toml\"";
+    let keys = |text: &str| -> Vec<String> { problems(text).into_iter().map(|problem| problem.1).collect() };
+    let bare = GOOD.replace(bundle, signed);
+    assert_eq!(
+        keys(&bare).into_iter().collect::<std::collections::BTreeSet<_>>(),
+        ["appliance.udi_di", "updates.repository", "updates.root"].map(str::to_owned).into()
+    );
+    let updates = "[updates]\nroot = \"root.json\"\nrepository = \"models\"\n\n[admin]";
+    let udi = "ae_title = \"LIGHTBOX\"\nudi_di = \"09521234543213\"";
+    let whole = bare.replacen("[admin]", updates, 1).replacen("ae_title = \"LIGHTBOX\"", udi, 1);
+    let site = Site::parse(Path::new("/etc/lightbox/site.toml"), &whole).expect("it is whole");
+    assert!(site.file.updates.repository.is_some_and(|path| path.starts_with("/etc/lightbox")));
+    for (from, to, key) in [
+        ("plan = \"plans/detector.toml\"", "", "model[0].plan"),
+        ("\"plans/detector.toml\"", "\"vendors/acme/plan.toml\"", "model[0].plan"),
+        ("\"vendors/acme/detector\"", "\"vendors/acme\"", "model[0].target"),
+        ("\"vendors/acme/detector\"", "\"vendors/acme/../other/x\"", "model[0].target"),
+        (signed, &format!("{bundle}\n{signed}"), "model[0].bundle"),
+        (signed, "", "model[0].bundle"),
+        ("\"models\"", "\"https://mirror.example.org/models\"", "updates.repository"),
+        ("udi_di = \"09521234543213\"", "udi_di = \"0 9\"", "appliance.udi_di"),
+    ] {
+        let found = keys(&whole.replacen(from, to, 1));
+        assert!(found.contains(&key.to_owned()), "{key}: {found:?}");
+    }
+}

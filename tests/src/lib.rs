@@ -14,9 +14,11 @@ pub mod line;
 pub mod peers;
 pub mod samples;
 pub mod site;
+pub mod vendor;
 pub mod wait;
 
 pub use daemon::Daemon;
 pub use hospital::{Hospital, Identity};
 pub use line::Line;
 pub use site::Site;
+pub use vendor::Vendor;

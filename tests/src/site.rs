@@ -74,6 +74,12 @@ impl Site {
         self
     }
 
+    /// Adds a line to `[appliance]`.
+    pub fn appliance_line(mut self, line: &str) -> Self {
+        let _ = writeln!(self.appliance, "{line}");
+        self
+    }
+
     /// Adds a line to `[timers]`.
     pub fn timers_line(mut self, line: &str) -> Self {
         let _ = writeln!(self.timers, "{line}");

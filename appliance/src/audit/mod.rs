@@ -70,6 +70,11 @@ pub enum EventKind {
     IndexRebuilt,
     /// Certificates, keys and revocation lists were read again, or could not be used (110113, 110137).
     CertificatesReloaded,
+    /// The signed repository of models was looked at (110113 where it was refused).
+    RepositoryChecked,
+    /// A version of a model went from one state to another, or was refused before it had one (110131
+    /// software configuration).
+    ModelTransition,
 }
 
 impl EventKind {
@@ -104,6 +109,8 @@ impl EventKind {
             EventKind::PriorsFetched => "priors-fetched",
             EventKind::IndexRebuilt => "index-rebuilt",
             EventKind::CertificatesReloaded => "certificates-reloaded",
+            EventKind::RepositoryChecked => "repository-checked",
+            EventKind::ModelTransition => "model-transition",
         }
     }
 }

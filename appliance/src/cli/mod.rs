@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod demo;
 mod files;
 pub mod keys;
+pub mod models;
 pub mod orders;
 pub mod peers;
 pub mod phantom;

@@ -344,6 +344,9 @@ fn show_job(out: &mut impl Write, job: &Job) -> anyhow::Result<()> {
     if let Some(outcome) = &job.outcome {
         let mark = if outcome.not_for_clinical_use { ", NOT FOR CLINICAL USE" } else { "" };
         writeln!(out, "    {}{mark}, bundle {}", plain(&outcome.model), outcome.digest)?;
+        if let (Some(plan), Some(record)) = (&outcome.plan, &outcome.acceptance) {
+            writeln!(out, "    under plan {}, acceptance record {record}", plain(plan))?;
+        }
         match &outcome.completeness {
             Completeness::Complete => writeln!(out, "    {} images examined", outcome.examined)?,
             Completeness::Partial(why) => writeln!(out, "    INCOMPLETE: {}", plain(why))?,

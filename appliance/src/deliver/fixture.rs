@@ -110,6 +110,8 @@ pub fn detection() -> ResultContext {
                 looked_for: "bright disks".into(),
                 procedure: Code::new("24627-2", "LN", "CT Chest"),
                 not_for_clinical_use: true,
+                plan: None,
+                acceptance: None,
             },
             completeness: Completeness::Complete,
             findings: vec![

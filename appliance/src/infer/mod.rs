@@ -14,6 +14,7 @@ mod part10;
 pub mod postprocess;
 pub mod preprocess;
 mod resample;
+pub mod trial;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 
 use super::ledger::{LedgerError, Writer, json_column};
+use super::models::{self, Pinned};
 use super::objects::ObjectId;
 use super::{orders, priors};
 use crate::audit::{Event, EventKind, Outcome};
@@ -50,6 +51,8 @@ pub struct Claim {
     pub on_series: Option<(Phi<String>, i64)>,
     /// The order's identifiers as of the first claim: results carry them.
     pub order: Option<OrderContext>,
+    /// Of a signed model: the version that runs.
+    pub pinned: Option<Pinned>,
 }
 
 /// An instance of a revision.
@@ -64,14 +67,18 @@ pub struct Instance {
 }
 
 /// Claims the next job that is due, STAT studies first, then the oldest job, until `lease_until`. What
-/// its results will carry (time, order) is fixed with the first claim.
+/// its results will carry (time, order) is fixed with the first claim, and so is the version of a signed model.
+/// Jobs of a model without an active version stay where they are.
 pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<Claim>, LedgerError> {
     let (tx, now) = (writer.tx(), writer.now_ms());
+    models::explain_waiting(writer)?;
     let due: Option<i64> = tx
-        .prepare_cached(
+        .prepare_cached(&format!(
             "SELECT j.id FROM jobs j JOIN studies s ON s.id = j.study_id
-             WHERE j.state = ?1 AND j.next_at <= ?2 ORDER BY s.priority DESC, j.created_at, j.id LIMIT 1",
-        )?
+             WHERE j.state = ?1 AND j.next_at <= ?2 AND {}
+             ORDER BY s.priority DESC, j.created_at, j.id LIMIT 1",
+            models::MAY_RUN
+        ))?
         .query_row(params![JobState::Waiting.as_str(), now], |row| row.get(0))
         .optional()?;
     let Some(id) = due else { return Ok(None) };
@@ -83,6 +90,7 @@ pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<C
     .execute(params![id, owner, now + lease_ms, now])?;
     fix_order(writer, id)?;
     priors::fix(writer, id)?;
+    let pinned = models::pin(writer, id)?;
     let claim = tx
         .prepare_cached(
             "SELECT j.study_id, s.key, s.study_uid, j.revision, j.model, j.series, j.deliver, j.attempts,
@@ -108,6 +116,7 @@ pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<C
                 verdict: row.get(9)?,
                 on_series: if scope.is_empty() { None } else { Some((Phi::new(scope), row.get(11)?)) },
                 order: json_column(row, 12)?,
+                pinned,
             })
         })?;
     Ok(Some(claim))
@@ -283,6 +292,8 @@ fn inference_detail(claim: &Claim, ended: &Ended) -> Value {
         "revision": claim.revision,
         "model": claim.model,
         "model_digest": ended.outcome.as_ref().map(|outcome| &outcome.model.digest),
+        "plan": ended.outcome.as_ref().and_then(|outcome| outcome.model.plan.as_ref()),
+        "acceptance": ended.outcome.as_ref().and_then(|outcome| outcome.model.acceptance.as_ref()),
         "output_digest": output,
         "findings": ended.outcome.as_ref().map(|outcome| outcome.findings.len()),
         "error": ended.error,

@@ -7,6 +7,7 @@
 //! - [`announcements`]: performed procedure steps and the availability of instances, as evidence;
 //! - [`commitments`]: what peers ask us to commit to, until they have our report;
 //! - [`forwards`]: series on their way to other archives, and which of their instances are there;
+//! - [`models`]: versions of signed models, which one runs, and how it came to;
 //! - [`rule_sets`]: the rules that were active;
 //! - [`priors`]: earlier studies that rules want fetched, and what came of it;
 //! - [`results`]: the outputs made from findings, as files;
@@ -29,6 +30,7 @@ pub mod index;
 pub mod indexer;
 pub mod jobs;
 pub mod ledger;
+pub mod models;
 pub mod objects;
 pub mod orders;
 pub mod priors;

@@ -239,7 +239,7 @@ pub fn replay_job(writer: &Writer<'_>, id: i64, by: &By) -> Result<String, Ledge
     }
     tx.prepare_cached(
         "UPDATE jobs SET state = ?2, attempts = 0, next_at = ?3, owner = NULL, lease_until = NULL,
-            started_at = NULL, finished_at = NULL WHERE id = ?1",
+            started_at = NULL, finished_at = NULL, pinned_digest = NULL WHERE id = ?1",
     )?
     .execute(params![id, JobState::Waiting.as_str(), writer.now_ms()])?;
     writer.audit(&Event::new(

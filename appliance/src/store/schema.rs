@@ -407,4 +407,123 @@ CREATE INDEX orders_inbox_by_age ON orders_inbox (received_at);
 ALTER TABLE jobs ADD COLUMN asks_priors TEXT; -- JSON: the rules whose priors it waits for
 ALTER TABLE jobs ADD COLUMN priors TEXT;      -- JSON: [store::priors::FetchLine] as of the first claim
 "#,
+    // Model updates: what was seen of the repository, plans, versions and their lives, approvals, records.
+    r#"
+CREATE TABLE model_trust (                  -- one row: the repository of models
+    id              INTEGER PRIMARY KEY CHECK (id = 1),
+    seen            TEXT,                   -- JSON: trust::SeenVersions, on disk before anything is used
+    checked_at      INTEGER,                -- the last look, however it went
+    expires_at      INTEGER,                -- when the first of the metadata is past its date
+    clause          TEXT NOT NULL DEFAULT '', -- what the last look refused; empty: nothing
+    problem         TEXT NOT NULL DEFAULT ''
+);
+
+CREATE TABLE model_plans (
+    sha256          TEXT PRIMARY KEY,
+    plan            TEXT NOT NULL,          -- plan.id
+    version         INTEGER NOT NULL,
+    text            TEXT NOT NULL,          -- TOML, as it was signed
+    since           INTEGER NOT NULL
+);
+
+CREATE TABLE model_slots (                  -- a [[model]] with a target
+    slot            TEXT PRIMARY KEY,       -- its name
+    target          TEXT NOT NULL,
+    plan_target     TEXT NOT NULL,
+    managed         INTEGER NOT NULL,       -- 1: the site file of the last start names it
+    plan_sha256     TEXT REFERENCES model_plans (sha256),
+    note            TEXT NOT NULL DEFAULT '' -- what keeps the whole slot waiting
+);
+
+CREATE TABLE model_versions (
+    id              INTEGER PRIMARY KEY,
+    slot            TEXT NOT NULL REFERENCES model_slots (slot),
+    digest          TEXT NOT NULL,          -- the bundle's
+    target          TEXT NOT NULL,
+    target_sha256   TEXT NOT NULL,
+    version         TEXT NOT NULL,
+    release         INTEGER NOT NULL,
+    manifest        TEXT NOT NULL,          -- TOML
+    state           TEXT NOT NULL,          -- life_cycle::State
+    kept            INTEGER NOT NULL,       -- 1: its files are here
+    last_active     INTEGER NOT NULL,       -- place among the slot's activations; 0: never active
+    received_at     INTEGER NOT NULL,
+    since           INTEGER NOT NULL,       -- in this state
+    note            TEXT NOT NULL,          -- what it waits for, or why it is where it is
+    plan            TEXT,                   -- under which it was accepted
+    plan_version    INTEGER,
+    acceptance      TEXT,                   -- acceptance_records.sha256
+    updates         TEXT NOT NULL DEFAULT '{}', -- JSON: modification -> updates since the baseline
+    UNIQUE (slot, digest)
+);
+-- Which version runs is this one row, and nothing else.
+CREATE UNIQUE INDEX model_versions_active ON model_versions (slot) WHERE state = 'active';
+
+CREATE TABLE model_events (                 -- a version's life
+    id              INTEGER PRIMARY KEY,
+    at              INTEGER NOT NULL,
+    slot            TEXT NOT NULL,
+    digest          TEXT NOT NULL,
+    event           TEXT NOT NULL,          -- life_cycle::Event, or `receive`
+    state_before    TEXT NOT NULL,
+    state_after     TEXT NOT NULL,
+    actor           TEXT NOT NULL,          -- `box`, or a person
+    reason          TEXT NOT NULL,
+    evidence        TEXT NOT NULL,
+    verdict         TEXT                    -- JSON: plan::Verdict, where a plan ruled
+);
+CREATE INDEX model_events_by_version ON model_events (slot, digest);
+
+CREATE TABLE model_approvals (
+    id              INTEGER PRIMARY KEY,
+    at              INTEGER NOT NULL,
+    slot            TEXT NOT NULL,
+    digest          TEXT NOT NULL,
+    person          TEXT NOT NULL,
+    account         TEXT NOT NULL,          -- whose shell or certificate it was
+    event_id        INTEGER NOT NULL,       -- the version's last event then: an approval is of what it was seen in
+    acknowledged    TEXT NOT NULL           -- digest of the instructions for use that were read, or empty
+);
+CREATE INDEX model_approvals_by_version ON model_approvals (slot, digest);
+
+CREATE TABLE acceptance_records (
+    sha256          TEXT PRIMARY KEY,       -- of the record's bytes
+    slot            TEXT NOT NULL,
+    digest          TEXT NOT NULL,
+    at              INTEGER NOT NULL,
+    record          BLOB NOT NULL,          -- acceptance::AcceptanceRecord, canonical
+    signature       BLOB NOT NULL,          -- by the device's key
+    evidence        TEXT NOT NULL           -- JSON: update::evidence::Kept, from which a ruling can be made again
+);
+
+CREATE TABLE model_refusals (               -- targets that never became a version: no bundle to begin with
+    slot            TEXT NOT NULL,
+    target          TEXT NOT NULL,
+    target_sha256   TEXT NOT NULL,
+    at              INTEGER NOT NULL,
+    clause          TEXT NOT NULL,
+    why             TEXT NOT NULL,
+    PRIMARY KEY (slot, target_sha256)
+);
+
+CREATE TABLE model_recalls (
+    sha256          TEXT PRIMARY KEY,
+    target          TEXT NOT NULL,
+    role            TEXT NOT NULL,          -- who signed it
+    at              INTEGER NOT NULL,
+    text            TEXT NOT NULL,          -- TOML, as it was signed
+    note            TEXT NOT NULL           -- what was done, or why it could not be read
+);
+
+CREATE TABLE model_requests (               -- looks at the repository that people ask for
+    id              INTEGER PRIMARY KEY,
+    at              INTEGER NOT NULL,
+    person          TEXT NOT NULL,
+    override_reason TEXT NOT NULL,          -- why metadata past their date are to be taken; empty: they are not
+    done_at         INTEGER,
+    outcome         TEXT NOT NULL DEFAULT ''
+);
+
+ALTER TABLE jobs ADD COLUMN pinned_digest TEXT; -- of a signed model: the version that began the job
+"#,
 ];

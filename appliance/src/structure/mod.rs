@@ -65,6 +65,8 @@ pub fn identity(bundle: &Bundle) -> ModelIdentity {
         looked_for: model.looked_for.clone(),
         procedure: code(&model.procedure),
         not_for_clinical_use: model.not_for_clinical_use,
+        plan: None,
+        acceptance: None,
     }
 }
 

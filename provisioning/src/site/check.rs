@@ -11,7 +11,7 @@ use super::priors;
 use super::raw::Names;
 use super::routing;
 use super::{Capability, Certificate, Problem, Site, SiteError, SiteFile};
-use super::{completion, dicomweb};
+use super::{completion, dicomweb, updates};
 
 /// Collects problems while the checks go on, so that a site sees all of them at once.
 pub(super) struct Problems<'a> {
@@ -67,6 +67,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Site, SiteError> {
     dicomweb::check(&file, &peers, &mut problems);
     priors::check(&file, &peers, &mut problems);
     routing::check(&file, &destinations, &mut problems);
+    updates::check(&file, &mut problems);
     problems.into_result(path)?;
     join_paths(&mut file, path.parent().unwrap_or(Path::new("")));
     let revision = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -433,7 +434,9 @@ fn join_paths(file: &mut SiteFile, folder: &Path) {
         .filter_map(|peer| peer.user_identity.as_mut()?.passcode_file.as_mut())
         .for_each(join);
     file.infer.onnxruntime.iter_mut().for_each(join);
-    file.model.iter_mut().for_each(|model| join(&mut model.bundle));
+    file.model.iter_mut().filter_map(|model| model.bundle.as_mut()).for_each(join);
+    file.updates.root.iter_mut().for_each(join);
+    file.updates.repository.iter_mut().for_each(join);
 }
 
 pub(super) fn files(site: &Site) -> Result<(), SiteError> {
@@ -470,14 +473,17 @@ pub(super) fn files(site: &Site) -> Result<(), SiteError> {
         );
     }
     for (index, model) in site.file.model.iter().enumerate() {
-        if !model.bundle.join("manifest.toml").is_file() {
+        if let Some(bundle) = &model.bundle
+            && !bundle.join("manifest.toml").is_file()
+        {
             problems.add(
                 format!("model[{index}].bundle"),
-                format!("{} has no manifest.toml", model.bundle.display()),
+                format!("{} has no manifest.toml", bundle.display()),
                 "name the folder of a model bundle",
             );
         }
     }
+    updates::files(&site.file, &mut problems);
     problems.into_result(&site.path)
 }
 

@@ -38,6 +38,9 @@ pub struct SiteFile {
     /// How models are run.
     #[serde(default)]
     pub infer: Infer,
+    /// Where signed models come from.
+    #[serde(default)]
+    pub updates: Updates,
     /// How results are sent, for all destinations.
     #[serde(default)]
     pub deliver: Deliver,
@@ -77,6 +80,10 @@ pub struct Appliance {
     pub institution: String,
     /// Our certificate and whom we trust.
     pub tls: Tls,
+    /// This device's own identifier, the UDI-DI under which it was cleared: only models and plans that name
+    /// it come to run. Needed where a model has `target`.
+    #[serde(default)]
+    pub udi_di: Option<String>,
     /// Run bundles without a signature. Off by default; when on, every result is stamped
     /// "not for clinical use".
     #[serde(default)]
@@ -358,6 +365,20 @@ impl Default for Infer {
     }
 }
 
+/// `[updates]`: the signed repository of models (TUF). Nothing of it runs before it is authentic, newer,
+/// meant for this device, inside its change-control plan, and was good enough on this very hardware.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Updates {
+    /// The repository's root as it was handed over out of band: `root.json`. It is what all trust begins
+    /// with; later roots must be signed by the one before.
+    pub root: Option<PathBuf>,
+    /// The repository: a folder that holds `metadata/` and `targets/`, such as a mounted stick or a share.
+    pub repository: Option<PathBuf>,
+    /// Minutes between two looks at the repository. 0 looks only when `lightbox models check` asks for it.
+    pub check_minutes: u64,
+}
+
 /// `[deliver]`: how results are sent.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -565,8 +586,18 @@ pub enum Role {
 pub struct Model {
     /// Name that rules use.
     pub name: String,
-    /// Folder of the bundle (with its `manifest.toml`).
-    pub bundle: PathBuf,
+    /// Folder of an unsigned bundle (with its `manifest.toml`). Needs
+    /// `appliance.allow_unsigned_models = true`.
+    #[serde(default)]
+    pub bundle: Option<PathBuf>,
+    /// Instead of `bundle`: what the model's versions in the signed repository begin with, e.g.
+    /// `vendors/acme/detector` for `vendors/acme/detector-2.lightbox`. Which version runs is said by the
+    /// plan and by the people who approve: `lightbox models`. Until one is active, its jobs wait.
+    #[serde(default)]
+    pub target: Option<String>,
+    /// With `target`: the change-control plan in the signed repository, e.g. `plans/detector.toml`.
+    #[serde(default)]
+    pub plan: Option<String>,
 }
 
 /// `[[destination]]`: exactly one of `dicom`, `dicomweb` and `hl7`.

@@ -292,6 +292,9 @@ fn outcome(outcome: &Outcome) -> Markup {
             (outcome.model) " "
             @if outcome.not_for_clinical_use { span.tag.warn { "not for clinical use" } }
         }
+        @if let (Some(plan), Some(record)) = (&outcome.plan, &outcome.acceptance) {
+            p { "Under plan " (plan) ", acceptance record " (digest(record)) "." }
+        }
         p {
             @match &outcome.completeness {
                 Completeness::Complete => { "All " (outcome.examined) " selected images examined: " }

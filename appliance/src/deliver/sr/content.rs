@@ -102,18 +102,23 @@ fn algorithm(context: &ResultContext) -> Vec<Item> {
     let parameter = |text: String| {
         Item::new(HasConceptModifier, dcm("111002", "Algorithm Parameters"), Value::Text(text))
     };
-    vec![
+    let mut items = vec![
         Item::new(HasConceptModifier, dcm("111001", "Algorithm Name"), name(&model.name)),
         Item::new(HasConceptModifier, dcm("111003", "Algorithm Version"), name(&model.version)),
         parameter(format!("bundle={}", model.id)),
         parameter(format!("bundle_sha256={}", model.digest)),
-        parameter(format!("study_revision={}", context.revision)),
-        Item::new(
-            HasConceptModifier,
-            dcm("111000", "Algorithm Family"),
-            Value::Code(dcm("123110", "Artificial Intelligence")),
-        ),
-    ]
+    ];
+    items.extend(model.plan.iter().map(|plan| parameter(format!("change_control_plan={plan}"))));
+    items.extend(
+        model.acceptance.iter().map(|record| parameter(format!("acceptance_record_sha256={record}"))),
+    );
+    items.push(parameter(format!("study_revision={}", context.revision)));
+    items.push(Item::new(
+        HasConceptModifier,
+        dcm("111000", "Algorithm Family"),
+        Value::Code(dcm("123110", "Artificial Intelligence")),
+    ));
+    items
 }
 
 /// TID 1410 for a finding with a region, TID 1501 for one that speaks of a whole frame.

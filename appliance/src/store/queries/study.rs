@@ -134,6 +134,12 @@ pub struct Outcome {
     pub model: String,
     /// Digest of the bundle.
     pub digest: String,
+    /// The change-control plan under which it came to run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// Digest of the record of its acceptance on this box.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acceptance: Option<String>,
     /// Whether every output carries the mark.
     pub not_for_clinical_use: bool,
     /// How far it got.
@@ -342,6 +348,8 @@ impl Study<'_> {
         Ok(Outcome {
             model: format!("{} {}", result.model.name, result.model.version),
             digest: result.model.digest.clone(),
+            plan: result.model.plan.clone(),
+            acceptance: result.model.acceptance.clone(),
             not_for_clinical_use: result.model.not_for_clinical_use,
             completeness: result.completeness.clone(),
             examined: result.examined.len(),

@@ -1,0 +1,489 @@
+//! `lightbox models`: which version of each signed model runs, how it came to, and what people decide of it.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use lightbox_models::acceptance::seal::Recipient;
+use lightbox_models::life_cycle::{Duties, Event, Facts, State};
+use lightbox_models::plan::{self, Plan};
+use rusqlite::Connection;
+use serde_json::json;
+
+use super::SiteArg;
+use super::place::{Place, who};
+use super::print::{plain, print_json, print_table};
+use crate::clock::utc_text;
+use crate::store::models::{self, Actor, SlotRow, VersionRow, word};
+use crate::update::{self, Folders};
+
+/// How long `check` waits for the daemon.
+const CHECK_WAIT: Duration = Duration::from_secs(300);
+
+/// Shows the signed models and their versions, and takes what people decide of them.
+///
+/// A version comes from the signed repository (`[updates]`), is verified, judged by its change-control plan, run on
+/// this hardware, approved by as many different people as the plan asks for, and then becomes active between two
+/// studies. Each step, its reason and who took it are kept, and go to the audit log.
+#[derive(Debug, Parser)]
+pub struct Args {
+    #[command(flatten)]
+    site: SiteArg,
+    /// Without a verb: `list`.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// A version of a model.
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// The model's name in the site file.
+    model: String,
+    /// First digits of the bundle's digest, as `list` shows them [default: the version on its way].
+    #[arg(long, value_name = "DIGITS")]
+    digest: Option<String>,
+}
+
+/// A person, and why.
+#[derive(Debug, clap::Args)]
+struct By {
+    /// Who decides. Kept beside the account that runs this command.
+    #[arg(long, value_name = "NAME")]
+    by: String,
+    /// Why.
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Every version with its state, and what it waits for or why it was refused, clause by clause.
+    List {
+        /// Write JSON for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What happened to a model's versions: each step, when, by whom and why.
+    History {
+        /// The model's name in the site file.
+        model: String,
+        /// Write JSON for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Has the running daemon look at the repository now, and waits for what comes of it.
+    #[command(
+        after_help = "Examples:\n  lightbox models check --by \"A. Meyer\"\n  lightbox models check --by \"A. Meyer\" --override-dates \"no network; clock checked by hand\""
+    )]
+    Check {
+        /// Who asks.
+        #[arg(long, value_name = "NAME")]
+        by: String,
+        /// Take metadata past their date, or with the clock behind: say why. Signatures and versions are checked all
+        /// the same.
+        #[arg(long, value_name = "WHY")]
+        override_dates: Option<String>,
+    },
+    /// Approves a version that waits for it: the one on its way, or one that was rolled back and is to come back.
+    #[command(after_help = "Example:\n  lightbox models approve detector --by \"A. Meyer\" --acknowledge")]
+    Approve {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        by: By,
+        /// You have read the instructions for use that the plan names.
+        #[arg(long)]
+        acknowledge: bool,
+    },
+    /// Says no to a version on its way, for good.
+    Refuse {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Goes back to the version that was active before, at once. Studies under way with the present one begin anew.
+    Rollback {
+        /// The model's name in the site file.
+        model: String,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Takes the active version out of service; its studies wait.
+    Disable {
+        /// The model's name in the site file.
+        model: String,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Hashes the files of every version that is kept, and checks this device's signature on its acceptance record.
+    Verify {
+        /// Write JSON for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What the plan says of a version: every clause of every ruling, and why.
+    Explain {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// The studies that a version gave a result on.
+    Studies {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// To whom a vendor seals acceptance sets for this device (age).
+    Recipient,
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        self.write(&mut std::io::stdout().lock())
+    }
+
+    pub(super) fn write(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let place = Place::open(&self.site)?;
+        match self.command.unwrap_or(Command::List { json: false }) {
+            Command::List { json } => list(out, &place.reader()?, json)?,
+            Command::History { model, json } => history(out, &place.reader()?, &model, json)?,
+            Command::Check { by, override_dates } => return check(out, &place, &by, override_dates),
+            Command::Approve { which, by, acknowledge } => approve(out, &place, &which, &by, acknowledge)?,
+            Command::Refuse { which, by } => refuse(out, &place, &which, &by)?,
+            Command::Rollback { model, by } => rollback(out, &place, &model, &by)?,
+            Command::Disable { model, by } => disable(out, &place, &model, &by)?,
+            Command::Verify { json } => return verify(out, &place, json),
+            Command::Explain { which } => explain(out, &place.reader()?, &which)?,
+            Command::Studies { which } => {
+                let reader = place.reader()?;
+                let version = chosen(&reader, &which, |_| true)?;
+                for key in models::touched(&reader, &version.slot, &version.digest)? {
+                    writeln!(out, "{key}")?;
+                }
+            }
+            Command::Recipient => {
+                let secret = update::acceptance_secret(&place.identity()?);
+                writeln!(out, "{}", Recipient::of(&secret)?)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn actor(by: &By) -> anyhow::Result<Actor> {
+    if by.by.trim().is_empty() || by.by.len() > 128 {
+        bail!("--by: name the person who decides, at most 128 bytes");
+    }
+    Ok(Actor { name: plain(by.by.trim()), account: who().operator, reason: plain(by.reason.trim()) })
+}
+
+fn slot(reader: &Connection, name: &str) -> anyhow::Result<SlotRow> {
+    let slots = models::slots(reader)?;
+    let names: Vec<&str> = slots.iter().map(|slot| slot.slot.as_str()).collect();
+    let known = names.join(", ");
+    slots
+        .iter()
+        .find(|slot| slot.slot == name)
+        .cloned()
+        .with_context(|| format!("the ledger has no signed model \"{name}\"; it has: {known}"))
+}
+
+fn is_on_its_way(version: &VersionRow) -> bool {
+    !matches!(
+        version.state,
+        State::Active | State::Retired | State::Refused | State::RolledBack | State::Recalled
+    )
+}
+
+fn chosen(
+    reader: &Connection,
+    which: &Which,
+    usual: impl Fn(&VersionRow) -> bool,
+) -> anyhow::Result<VersionRow> {
+    let slot = slot(reader, &which.model)?;
+    let versions = models::versions(reader, Some(&slot.slot))?;
+    let Some(start) = &which.digest else {
+        return versions
+            .into_iter()
+            .rev()
+            .find(usual)
+            .with_context(|| format!("model \"{}\" has no such version; name one with --digest", slot.slot));
+    };
+    let start = start.to_lowercase();
+    let mut found = versions.into_iter().filter(|version| version.digest.starts_with(&start));
+    match (found.next(), found.next()) {
+        (Some(version), None) => Ok(version),
+        (None, _) => bail!("model \"{}\" has no version whose digest begins with {start}", slot.slot),
+        (Some(_), Some(_)) => bail!("several versions begin with {start}: give more digits"),
+    }
+}
+
+fn list(out: &mut impl Write, reader: &Connection, json: bool) -> anyhow::Result<()> {
+    let (slots, versions) = (models::slots(reader)?, models::versions(reader, None)?);
+    let (refused, recalls) = (models::refused_targets(reader)?, models::recalls(reader)?);
+    let trust = models::trust(reader)?;
+    if json {
+        return print_json(
+            out,
+            &json!({
+                "repository": trust, "models": slots, "versions": versions, "refused": refused,
+                "recalls": recalls,
+            }),
+        );
+    }
+    if slots.is_empty() {
+        return Ok(writeln!(
+            out,
+            "The site file takes no model from a repository ([[model]] with `target`)."
+        )?);
+    }
+    match &trust {
+        None => writeln!(out, "The repository has not been looked at yet; see `lightbox models check`.")?,
+        Some(trust) => {
+            let at = trust.checked_at.map(utc_text).unwrap_or_default();
+            match trust.problem.is_empty() {
+                true => writeln!(out, "Repository verified at {at}.")?,
+                false => writeln!(out, "Repository REFUSED at {at}: {}", plain(&trust.problem))?,
+            }
+        }
+    }
+    for slot in slots.iter().filter(|slot| !slot.note.is_empty()) {
+        writeln!(out, "Model {}: {}", plain(&slot.slot), plain(&slot.note))?;
+    }
+    writeln!(out)?;
+    let rows: Vec<Vec<String>> = versions
+        .iter()
+        .map(|version| {
+            vec![
+                version.slot.clone(),
+                version.version.clone(),
+                version.digest[..12.min(version.digest.len())].to_owned(),
+                version.state.to_string(),
+                utc_text(version.since),
+                version.plan.as_ref().map(|(id, number)| format!("{id} v{number}")).unwrap_or_default(),
+                version.note.clone(),
+            ]
+        })
+        .collect();
+    print_table(out, &["MODEL", "VERSION", "DIGEST", "STATE", "SINCE", "PLAN", "WHY"], &rows)?;
+    for target in &refused {
+        writeln!(
+            out,
+            "\n{} for model {} is no bundle: {}: {}",
+            plain(&target.target),
+            plain(&target.slot),
+            target.clause,
+            plain(&target.why)
+        )?;
+    }
+    for recall in &recalls {
+        writeln!(
+            out,
+            "\nRecall {} of {}: {}",
+            plain(&recall.target),
+            utc_text(recall.at),
+            plain(&recall.note)
+        )?;
+    }
+    Ok(())
+}
+
+fn history(out: &mut impl Write, reader: &Connection, model: &str, json: bool) -> anyhow::Result<()> {
+    let slot = slot(reader, model)?;
+    let events = models::events(reader, &slot.slot, None)?;
+    if json {
+        return print_json(out, &events);
+    }
+    let rows: Vec<Vec<String>> = events
+        .iter()
+        .map(|event| {
+            vec![
+                utc_text(event.at),
+                event.digest[..12.min(event.digest.len())].to_owned(),
+                event.event.clone(),
+                event.after.clone(),
+                event.actor.clone(),
+                event.reason.clone(),
+            ]
+        })
+        .collect();
+    Ok(print_table(out, &["AT", "DIGEST", "EVENT", "STATE", "BY", "WHY"], &rows)?)
+}
+
+fn check(
+    out: &mut impl Write,
+    place: &Place,
+    by: &str,
+    override_dates: Option<String>,
+) -> anyhow::Result<ExitCode> {
+    let actor = actor(&By { by: by.to_owned(), reason: String::new() })?;
+    if override_dates.as_ref().is_some_and(|why| why.trim().is_empty()) {
+        bail!("--override-dates: say why metadata past their date are to be taken");
+    }
+    let ledger = place.ledger()?;
+    let id = ledger.write_blocking(move |writer| {
+        models::ask_check(writer, &actor.name, &actor.account, override_dates.as_deref())
+    })?;
+    let until = std::time::Instant::now() + CHECK_WAIT;
+    loop {
+        if let Some(outcome) = ledger.read_blocking(|reader| models::request_outcome(reader, id))? {
+            writeln!(out, "{}", plain(&outcome))?;
+            let verified = outcome == "verified";
+            ledger.read_blocking(|reader| Ok(list(out, reader, false)))??;
+            return Ok(if verified { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        if std::time::Instant::now() > until {
+            bail!(
+                "the daemon has not looked yet: it may be at work on a version, or not run. It will; see `lightbox models list`"
+            );
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn approve(
+    out: &mut impl Write,
+    place: &Place,
+    which: &Which,
+    by: &By,
+    acknowledge: bool,
+) -> anyhow::Result<()> {
+    let (actor, ledger) = (actor(by)?, place.ledger()?);
+    let waits = |version: &VersionRow| matches!(version.state, State::Accepted | State::Shadow);
+    let version = ledger.read_blocking(|reader| Ok(chosen(reader, which, waits)))??;
+    if !waits(&version) && version.state != State::RolledBack {
+        bail!(
+            "version {} is {}: only one that was accepted on this hardware, or that was rolled back, can be approved",
+            version.version,
+            version.state
+        );
+    }
+    let row = ledger.read_blocking(|reader| models::plan_of_slot(reader, &version.slot))?;
+    let row = row.context("the model has no plan")?;
+    let plan = Plan::read(std::path::Path::new("the plan"), &row.text)
+        .map_err(|problem| anyhow::anyhow!("{problem}"))?;
+    if plan.labelling.acknowledge && !acknowledge {
+        bail!(
+            "the plan asks that somebody has read the instructions for use, version {} (SHA-256 {}): \"{}\"; remedy: read \
+             them, then approve with --acknowledge",
+            plan.labelling.version,
+            plan.labelling.ifu_sha256,
+            plain(&plan.labelling.notice)
+        );
+    }
+    let acknowledged = if acknowledge { plan.labelling.ifu_sha256.clone() } else { String::new() };
+    let (slot, digest) = (version.slot.clone(), version.digest.clone());
+    let count = ledger
+        .write_blocking(move |writer| models::approve(writer, &slot, &digest, &actor, &acknowledged))?;
+    Ok(writeln!(
+        out,
+        "Version {} of model {} is approved by {count} of {} people; the daemon makes it active when the plan is met.",
+        version.version,
+        plain(&version.slot),
+        plan.site.approvals.max(1)
+    )?)
+}
+
+fn change(place: &Place, version: &VersionRow, event: Event, actor: Actor) -> anyhow::Result<()> {
+    let (slot, digest) = (version.slot.clone(), version.digest.clone());
+    place.ledger()?.write_blocking(move |writer| {
+        let facts = Facts { evidence: format!("order of {}", actor.name), ..Facts::default() };
+        let duties = Duties { approvals: 0, shadow_hours: 0.0 };
+        models::apply(writer, &slot, &digest, event, &facts, &duties, &actor, None)
+    })?;
+    Ok(())
+}
+
+fn refuse(out: &mut impl Write, place: &Place, which: &Which, by: &By) -> anyhow::Result<()> {
+    let version = chosen(&place.reader()?, which, is_on_its_way)?;
+    change(place, &version, Event::Refuse, actor(by)?)?;
+    Ok(writeln!(out, "Version {} of model {} is refused.", version.version, plain(&version.slot))?)
+}
+
+fn rollback(out: &mut impl Write, place: &Place, model: &str, by: &By) -> anyhow::Result<()> {
+    slot(&place.reader()?, model)?;
+    let folders = Folders::of(&place.site.file.appliance.data_dir);
+    let (from, to) = update::go_back(&place.ledger()?, &folders, model, actor(by)?)?;
+    Ok(writeln!(
+        out,
+        "Model {} runs again with {}; {} is out of service until people approve it anew.",
+        plain(model),
+        &to[..12.min(to.len())],
+        &from[..12.min(from.len())]
+    )?)
+}
+
+fn disable(out: &mut impl Write, place: &Place, model: &str, by: &By) -> anyhow::Result<()> {
+    let which = Which { model: model.to_owned(), digest: None };
+    let version = chosen(&place.reader()?, &which, |version| version.state == State::Active)?;
+    change(place, &version, Event::Disable, actor(by)?)?;
+    Ok(writeln!(out, "Model {} is out of service; its studies wait.", plain(model))?)
+}
+
+fn verify(out: &mut impl Write, place: &Place, json: bool) -> anyhow::Result<ExitCode> {
+    let reader = place.reader()?;
+    let key = place.identity()?.public_key();
+    let folders = Folders::of(&place.site.file.appliance.data_dir);
+    let mut lines = Vec::new();
+    for version in models::versions(&reader, None)?.into_iter().filter(|version| version.kept) {
+        let files =
+            update::verify_kept(&folders, &version.digest).err().map(|error| crate::config::chain(&error));
+        let record = match models::acceptance(&reader, &version.slot, &version.digest)? {
+            Some(kept) => match kept.signed.verify(&key) {
+                Ok(record) if record.model_digest == version.digest => None,
+                Ok(_) => Some("the acceptance record is of another version".to_owned()),
+                Err(error) => Some(error.to_string()),
+            },
+            None if matches!(version.state, State::Active | State::Retired | State::Accepted) => {
+                Some("there is no acceptance record".to_owned())
+            }
+            None => None,
+        };
+        lines.push((version, files, record));
+    }
+    let sound = lines.iter().all(|(_, files, record)| files.is_none() && record.is_none());
+    if json {
+        let lines: Vec<_> = lines
+            .iter()
+            .map(|(version, files, record)| {
+                json!({
+                    "model": version.slot, "digest": version.digest, "state": word(version.state),
+                    "files": files, "record": record, "sound": files.is_none() && record.is_none(),
+                })
+            })
+            .collect();
+        print_json(out, &lines)?;
+    } else {
+        for (version, files, record) in &lines {
+            let faults: Vec<&str> = files.iter().chain(record).map(String::as_str).collect();
+            let word = if faults.is_empty() { "sound".to_owned() } else { faults.join("; ") };
+            writeln!(
+                out,
+                "{} {} {} ({}): {}",
+                plain(&version.slot),
+                plain(&version.version),
+                &version.digest[..12.min(version.digest.len())],
+                version.state,
+                plain(&word)
+            )?;
+        }
+    }
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn explain(out: &mut impl Write, reader: &Connection, which: &Which) -> anyhow::Result<()> {
+    let version = chosen(reader, which, |_| true)?;
+    writeln!(out, "Version {} is {}.", plain(&version.version), version.state)?;
+    if !version.note.is_empty() {
+        writeln!(out, "{}", plain(&version.note))?;
+    }
+    for event in models::events(reader, &version.slot, Some(&version.digest))? {
+        if let Some(verdict) = &event.verdict {
+            writeln!(out, "\n{} at {}:", event.event, utc_text(event.at))?;
+            write!(out, "{}", plan::explain(verdict))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! How a signed model comes to run on this box, and stops.
+//!
+//! [`Updates`] is one task. It looks at the repository ([`check`]), takes each new version from state to state
+//! ([`steps`]), runs it on this hardware ([`acceptance`]), and makes it the active one when the plan and the
+//! people that it asks for agree. What it decides, `lightbox_models` decides; what it knows, the ledger knows:
+//! whatever instant it is killed at, the next start goes on from the last row that was written.
+//!
+//! The switch is a row of the ledger (`store::models`). [`registry`] opens what that row names.
+
+mod acceptance;
+mod check;
+mod evidence;
+mod files;
+mod recall;
+pub mod registry;
+mod steps;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lightbox_bootstrap::identity::DeviceIdentity;
+use lightbox_models::Manifest;
+use lightbox_models::life_cycle::State;
+use lightbox_provisioning::site::Site;
+use rusqlite::Connection;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::admin::ModelLine;
+use crate::clock::SharedClock;
+use crate::infer::engine::EngineHandle;
+use crate::store::ledger::{Ledger, LedgerError};
+use crate::store::models;
+
+pub use evidence::Kept;
+pub use files::Folders;
+use registry::Registry;
+pub use steps::{go_back, verify_kept};
+
+/// How often the ledger is asked whether somebody wants something.
+const TICK: Duration = Duration::from_millis(500);
+/// A version that waits is judged again after this long, though nothing was written: plans end, hours pass.
+const JUDGE_AGAIN: Duration = Duration::from_secs(60);
+
+/// A model that comes from the repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Managed {
+    /// Its name in the site file.
+    pub name: String,
+    /// What its bundles' names begin with.
+    pub target: String,
+    /// Its plan.
+    pub plan: String,
+}
+
+impl Managed {
+    /// Whether a target is a bundle of this model: what follows the model's name begins with a digit, so that
+    /// `detector` does not take `detector-mr-1.lightbox`.
+    pub fn is_bundle(&self, target: &str) -> bool {
+        target
+            .strip_prefix(&self.target)
+            .and_then(|rest| rest.strip_prefix(['-', '/']))
+            .and_then(|rest| rest.strip_suffix(".lightbox"))
+            .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()) && !rest.contains('/'))
+    }
+
+    /// Where an acceptance set lies, sealed: for this box alone, or for several.
+    fn sets(&self, sha256: &str, fingerprint: &str) -> [String; 2] {
+        let folder = format!("{}/sets/{sha256}", self.target);
+        [format!("{folder}/{fingerprint}.age"), format!("{folder}.age")]
+    }
+}
+
+/// The models that a site takes from the repository.
+pub fn managed(site: &Site) -> Vec<Managed> {
+    let models = site.file.model.iter();
+    models
+        .filter_map(|model| {
+            Some(Managed {
+                name: model.name.clone(),
+                target: model.target.clone()?,
+                plan: model.plan.clone()?,
+            })
+        })
+        .collect()
+}
+
+/// The same, as the ledger notes them.
+pub fn slots(site: &Site) -> Vec<(String, String, String)> {
+    managed(site).into_iter().map(|model| (model.name, model.target, model.plan)).collect()
+}
+
+/// The secret that acceptance sets for this device are sealed to.
+pub fn acceptance_secret(identity: &DeviceIdentity) -> [u8; 32] {
+    acceptance::secret(identity)
+}
+
+/// What the overview shows of the signed models.
+pub fn model_lines(reader: &Connection) -> Result<Vec<ModelLine>, LedgerError> {
+    let mut lines = Vec::new();
+    for slot in models::slots(reader)?.into_iter().filter(|slot| slot.managed) {
+        let versions = models::versions(reader, Some(&slot.slot))?;
+        let active = versions.iter().find(|version| version.state == State::Active);
+        let manifest = active.and_then(|version| manifest(version).ok());
+        lines.push(ModelLine {
+            name: slot.slot,
+            title: match &manifest {
+                Some(manifest) => format!("{} {}", manifest.model.name, manifest.model.version),
+                None => String::new(),
+            },
+            digest: active.map(|version| version.digest.clone()).unwrap_or_default(),
+            not_for_clinical_use: manifest
+                .as_ref()
+                .is_some_and(|manifest| manifest.model.not_for_clinical_use),
+            fault: active.is_none().then(|| {
+                let waits = versions.iter().rev().map(|version| version.note.as_str());
+                let why = waits.chain([slot.note.as_str()]).find(|note| !note.is_empty());
+                format!("no version is active{}", why.map(|why| format!(": {why}")).unwrap_or_default())
+            }),
+        });
+    }
+    Ok(lines)
+}
+
+/// A version's manifest, as it was when its bundle was checked.
+pub fn manifest(version: &models::VersionRow) -> Result<Manifest, LedgerError> {
+    Manifest::read(std::path::Path::new("manifest.toml"), &version.manifest).map_err(|problem| {
+        LedgerError::Illegal(format!(
+            "the manifest of version {} cannot be read back: {problem}",
+            version.digest
+        ))
+    })
+}
+
+/// The service.
+pub struct Updates {
+    models: Vec<Managed>,
+    site: Arc<Site>,
+    ledger: Ledger,
+    identity: Arc<DeviceIdentity>,
+    clock: SharedClock,
+    registry: Registry,
+    engine: EngineHandle,
+    /// Told when a job may run that could not before.
+    work: Arc<Notify>,
+    folders: Folders,
+}
+
+impl Updates {
+    /// The service of a site; none where it takes no model from a repository.
+    pub fn of_site(
+        site: &Arc<Site>,
+        ledger: &Ledger,
+        identity: &Arc<DeviceIdentity>,
+        clock: &SharedClock,
+        registry: &Registry,
+        engine: Option<&EngineHandle>,
+        work: &Arc<Notify>,
+    ) -> Option<Self> {
+        let models = managed(site);
+        let engine = engine.filter(|_| !models.is_empty())?.clone();
+        Some(Updates {
+            models,
+            site: site.clone(),
+            ledger: ledger.clone(),
+            identity: identity.clone(),
+            clock: clock.clone(),
+            registry: registry.clone(),
+            engine,
+            work: work.clone(),
+            folders: Folders::of(&site.file.appliance.data_dir),
+        })
+    }
+
+    /// Runs until `stop` turns true. It may be left at any point: so may a power cut leave it.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = self.turns() => {}
+        }
+    }
+
+    async fn turns(&self) {
+        self.report(self.clean().await, "what an interrupted installation left cannot be removed");
+        let minutes = self.site.file.updates.check_minutes;
+        let every = Duration::from_secs(60 * minutes);
+        let interrupted = self.is_interrupted().await;
+        let mut due = (minutes > 0 || interrupted).then(Instant::now);
+        let mut judged = steps::Judged::default();
+        loop {
+            match self.ledger.read(models::open_request).await {
+                Ok(Some(request)) => {
+                    let outcome = self.check(&request.person, request.override_reason.as_deref()).await;
+                    let answered = self
+                        .ledger
+                        .write(move |writer| models::answer_request(writer, request.id, &outcome))
+                        .await;
+                    self.report(answered, "the request for a look cannot be answered");
+                }
+                Ok(None) if due.is_some_and(|due| due <= Instant::now()) => {
+                    self.check("box", None).await;
+                    due = (minutes > 0).then(|| Instant::now() + every);
+                }
+                Ok(None) => {}
+                Err(error) => self.report(Err(error), "requests cannot be looked up"),
+            }
+            for model in &self.models {
+                let settled = self.settle(model, &mut judged).await;
+                self.report(settled, "a version cannot be judged");
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// Whether a version is on its way that only a look at the repository takes further.
+    async fn is_interrupted(&self) -> bool {
+        let versions = self.ledger.read(|reader| models::versions(reader, None)).await.unwrap_or_default();
+        versions
+            .iter()
+            .any(|version| matches!(version.state, State::Received | State::Verified | State::PlannedIn))
+    }
+
+    fn report(&self, done: Result<(), LedgerError>, what: &'static str) {
+        if let Err(error) = done {
+            tracing::error!(reason = error.to_string(), "{what}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_takes_its_own_versions_only() {
+        let model = Managed {
+            name: "d".into(),
+            target: "vendors/acme/detector".into(),
+            plan: "plans/detector.toml".into(),
+        };
+        for own in ["detector-2.lightbox", "detector-2.1.0.lightbox", "detector/3.lightbox"] {
+            assert!(model.is_bundle(&format!("vendors/acme/{own}")), "{own}");
+        }
+        for other in [
+            "detector.lightbox",
+            "detector-mr-1.lightbox",
+            "detector2-1.lightbox",
+            "detector-2.age",
+            "detector/1/2.lightbox",
+            "other-2.lightbox",
+        ] {
+            assert!(!model.is_bundle(&format!("vendors/acme/{other}")), "{other}");
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! A vendor of models: keys, a signed repository, versions of the phantom detector, a plan for them, and an
+//! acceptance set sealed to the box under test.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lightbox_models::Bundle;
+use lightbox_models::acceptance::{SetWriter, seal};
+use lightbox_models::pack::pack;
+use lightbox_models::plan::{io_schema_digest, text_digest};
+use lightbox_models::publish::{Addition, Change, Design, FileKey, Holders, Lifetimes, Publisher, Signer};
+use lightbox_models::trust::Delegate;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+
+use crate::command::run_lightbox;
+use crate::hospital::Hospital;
+use crate::peers::mllp::{Behaviour, MllpReceiver};
+use crate::peers::storescp::Storescp;
+use crate::peers::storescu::Storescu;
+use crate::site::{Site, phantom_bundle};
+use crate::{Daemon, Line};
+
+/// The device identifier of the box under test: the one of the phantom detector's manifest.
+pub const UDI_DI: &str = "09521234543213";
+/// Where the detector's versions are.
+const TARGET: &str = "vendors/acme/detector";
+/// Its plan.
+const PLAN: &str = "plans/detector.toml";
+const ROLES: [&str; 7] = ["root", "targets", "snapshot", "timestamp", "vendor-acme", "regulatory", "safety"];
+
+/// The vendor, with every key at hand.
+pub struct Vendor {
+    folder: PathBuf,
+    keys: Vec<FileKey>,
+}
+
+impl Vendor {
+    /// Makes keys and an empty repository.
+    #[track_caller]
+    pub fn new(hospital: &Hospital) -> Self {
+        let folder = hospital.sub_folder("vendor");
+        let keys: Vec<FileKey> = ROLES
+            .iter()
+            .map(|role| FileKey::generate(&folder.join(format!("{role}.pem"))).expect("a key"))
+            .collect();
+        let vendor = Vendor { folder, keys };
+        let holders = |role: &str| {
+            let at = ROLES.iter().position(|known| *known == role).expect("a role");
+            Holders { keys: vec![vendor.keys[at].public()], threshold: 1 }
+        };
+        let design = Design {
+            root: holders("root"),
+            targets: holders("targets"),
+            snapshot: holders("snapshot"),
+            timestamp: holders("timestamp"),
+            delegates: ROLES[4..]
+                .iter()
+                .map(|role| (role.parse::<Delegate>().expect("a role"), holders(role)))
+                .collect(),
+        };
+        let publisher =
+            Publisher::create(&vendor.repository(), &design, &Lifetimes::default(), now(), &vendor.signers())
+                .expect("a repository");
+        fs::write(vendor.root(), publisher.root()).expect("written");
+        vendor
+    }
+
+    /// The root that the box is given.
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("root.json")
+    }
+
+    /// The repository.
+    pub fn repository(&self) -> PathBuf {
+        self.folder.join("repository")
+    }
+
+    fn signers(&self) -> Vec<&dyn Signer> {
+        self.keys.iter().map(|key| key as &dyn Signer).collect()
+    }
+
+    /// Puts files into the repository.
+    #[track_caller]
+    pub fn publish(&self, files: &[(&str, &str, &Path)]) {
+        let add = files.iter().map(|(name, role, file)| Addition {
+            name: (*name).to_owned(),
+            by: role.parse().expect("a role"),
+            file: (*file).to_owned(),
+            custom: BTreeMap::new(),
+        });
+        let change = Change { add: add.collect(), ..Change::default() };
+        let mut publisher = Publisher::open(&self.repository()).expect("opened");
+        publisher
+            .publish(&change, &Lifetimes::default(), now(), &self.signers(), &mut |_, _| {})
+            .expect("published");
+    }
+
+    /// A version of the phantom detector, in a folder of its own; `edit` changes the manifest's text.
+    #[track_caller]
+    pub fn version(&self, release: u32, edit: &[(&str, &str)]) -> Bundle {
+        let folder = self.folder.join(format!("detector-{release}"));
+        fs::create_dir(&folder).expect("a new folder");
+        for entry in fs::read_dir(phantom_bundle()).expect("the phantom detector's bundle is there") {
+            let entry = entry.expect("an entry");
+            fs::copy(entry.path(), folder.join(entry.file_name())).expect("copied");
+        }
+        let path = folder.join("manifest.toml");
+        let mut text = fs::read_to_string(&path).expect("a manifest");
+        let number = (format!("version = \"{release}.0.0\""), format!("release = {release}"));
+        let usual = [("version = \"1.0.0\"", number.0.as_str()), ("release = 1", number.1.as_str())];
+        for (from, to) in usual.iter().chain(edit) {
+            assert!(text.contains(from), "the manifest's text has changed; mend this fixture ({from})");
+            text = text.replace(from, to);
+        }
+        fs::write(&path, text).expect("written");
+        Bundle::open(&folder).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Publishes a version as `vendors/acme/detector-RELEASE.lightbox`.
+    #[track_caller]
+    pub fn publish_version(&self, bundle: &Bundle) {
+        let release = bundle.manifest().model.release;
+        let packed = self.folder.join(format!("detector-{release}.lightbox"));
+        pack(&self.folder.join(format!("detector-{release}")), &packed, &mut |_| {}).expect("packed");
+        self.publish(&[(&format!("{TARGET}-{release}.lightbox"), "vendor-acme", &packed)]);
+    }
+
+    /// Publishes an acceptance set sealed to the box: four phantoms with disks, four images without. Yields its
+    /// digest.
+    #[track_caller]
+    pub fn publish_set(&self, site: &Site) -> String {
+        let golden = fs::read(phantom_bundle().join("golden-disks.dcm")).expect("the golden case");
+        let plain: Vec<u8> = [40.0_f32; 64 * 64].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let mut manifest = String::from("schema = 1\nid = \"disks\"\n");
+        let mut inputs = Vec::new();
+        for at in 0..8 {
+            let (bytes, input, truth) = match at % 2 {
+                0 => (&golden, "{ kind = \"dicom\", frame = 1 }", "[\"disk\"]"),
+                _ => (&plain, "{ kind = \"tensor\", shape = [1, 1, 64, 64] }", "[]"),
+            };
+            let _ = write!(
+                manifest,
+                "\n[[case]]\nname = \"case-{at}\"\ninput = {input}\nsize = {}\nsha256 = \"{}\"\ntruth = {truth}\n",
+                bytes.len(),
+                hex(&Sha256::digest(bytes))
+            );
+            inputs.push(bytes);
+        }
+        let mut writer = SetWriter::new(Vec::new(), &manifest).expect("a set");
+        for input in inputs {
+            writer.case(input).expect("a case");
+        }
+        let whole = writer.finish().expect("whole");
+        let path = site.path.to_str().expect("a plain path");
+        let recipient = run_lightbox(&["models", "--site", path, "recipient"]).ok("models recipient");
+        let recipient = recipient.out.trim().parse().expect("a recipient");
+        let mut sealed = Vec::new();
+        let random = |bytes: &mut [u8]| {
+            getrandom::fill(bytes).map_err(|error| std::io::Error::other(error.to_string()))
+        };
+        seal::seal(whole.as_slice(), &mut sealed, &[recipient], random).expect("sealed");
+        let file = self.folder.join("set.age");
+        fs::write(&file, sealed).expect("written");
+        let digest = hex(&Sha256::digest(manifest.as_bytes()));
+        self.publish(&[(&format!("{TARGET}/sets/{digest}.age"), "vendor-acme", &file)]);
+        digest
+    }
+
+    /// Publishes the plan: retrained weights and another threshold for `reported` within 0.4 to 0.8, nothing else;
+    /// two people approve.
+    #[track_caller]
+    pub fn publish_plan(&self, baseline: &Bundle, set: &str, approvals: u32) {
+        let manifest = baseline.manifest();
+        let text = PLAN_TEXT
+            .replace("INTENDED_USE", &text_digest(&manifest.model.intended_use))
+            .replace("IO_SCHEMA", &io_schema_digest(manifest))
+            .replace("BASELINE", baseline.digest())
+            .replace("ACCEPTANCE_SET", set)
+            .replace("APPROVALS", &approvals.to_string());
+        let file = self.folder.join("plan.toml");
+        fs::write(&file, text).expect("written");
+        self.publish(&[(PLAN, "regulatory", &file)]);
+    }
+
+    /// The whole line with this vendor's detector as the only model, named `detector`; nothing is published yet.
+    #[track_caller]
+    pub fn line() -> (Vendor, Line) {
+        let hospital = Hospital::new();
+        let vendor = Vendor::new(&hospital);
+        let modality = Storescu::new(&hospital, "CT1");
+        let pacs = Storescp::start(&hospital, "pacs");
+        let ris = MllpReceiver::start(Behaviour::Accept);
+        let site = Site::new(&hospital)
+            .appliance_line(&format!("udi_di = \"{UDI_DI}\""))
+            .text(&format!("[updates]\nroot = {:?}\nrepository = {:?}", vendor.root(), vendor.repository()))
+            .sender("ct-1", "CT1", modality.identity())
+            .receiver("pacs", &pacs.ae_title(), pacs.port, &pacs.identity)
+            .hl7("ris", ris.port, "")
+            .text(&format!("[[model]]\nname = \"detector\"\ntarget = {TARGET:?}\nplan = {PLAN:?}"))
+            .rule("phantoms", "body_part = \"PHANTOM\"", &["detector"], &["pacs", "ris"]);
+        let daemon = Daemon::start(&site);
+        (vendor, Line { daemon, site, modality, pacs, ris, hospital })
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the box under test compares the dates with the machine's clock"
+)]
+fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const PLAN_TEXT: &str = r#"
+schema = 1
+accompanying = ["name", "card", "documents"]
+
+[plan]
+id = "PCCP-DISKS"
+version = 1
+model = "lightbox-phantom-detector"
+device_udi_di = ["09521234543213"]
+expires = "2099-01-01T00:00:00Z"
+
+[locked]
+intended_use_sha256 = "INTENDED_USE"
+claim = "detection"
+procedure = { value = "18748-4", scheme = "LN", meaning = "Diagnostic imaging study" }
+io_schema_sha256 = "IO_SCHEMA"
+
+[locked.indication]
+modalities = ["CT", "DX", "CR"]
+body_parts = ["PHANTOM"]
+
+[[locked.label]]
+index = 0
+name = "disk"
+finding = { value = "BRIGHTDISK", scheme = "99LIGHTBOX", meaning = "Bright disk" }
+category = { value = "49755003", scheme = "SCT", meaning = "Morphologically abnormal structure" }
+measurements = ["long_axis", "short_axis"]
+
+[baseline]
+digests = ["BASELINE"]
+
+[[allowed]]
+id = "M1"
+updates_max = 500
+mode = "automatic"
+scope = "global"
+
+[allowed.change]
+kind = "threshold"
+label = "disk"
+tier = "reported"
+min = 0.4
+max = 0.8
+step_max = 0.2
+baseline = 0.7
+cumulative_max = 0.2
+
+[[criterion]]
+id = "C1"
+modifications = ["M1"]
+set_sha256 = "ACCEPTANCE_SET"
+label = "disk"
+metric = "sensitivity"
+tier = "flagged"
+positive_min = 4
+negative_min = 4
+estimate_min = 0.9
+interval = { level = 0.95, method = "wilson", lower_min = 0.3 }
+
+[[criterion]]
+id = "C2"
+modifications = ["M1"]
+set_sha256 = "ACCEPTANCE_SET"
+label = "disk"
+metric = "specificity"
+tier = "flagged"
+positive_min = 4
+negative_min = 4
+estimate_min = 0.9
+interval = { level = 0.95, method = "bootstrap", lower_min = 0.5, resamples = 200, seed = 7 }
+non_inferior = { to = "current", margin = 0.1 }
+
+[equivalence]
+golden_min = 1
+score_max = 0.01
+box_max_px = 1
+flips_max = 0
+
+[evidence]
+sbom = true
+
+[impact]
+reference = "IA-1"
+sha256 = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+
+[labelling]
+version = "1"
+ifu_sha256 = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+notice = "For tests."
+acknowledge = false
+
+[rollback]
+keep = 2
+
+[site]
+shadow_hours = 0
+canary_cases = 0
+approvals = APPROVALS
+"#;
