@@ -1,5 +1,4 @@
 //! All problems at once, for whoever writes a manifest or a plan.
-#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -94,6 +94,9 @@ enum Verb {
     },
 }
 
+type Keys = BTreeMap<String, Vec<PublicKey>>;
+type Thresholds = BTreeMap<String, u64>;
+
 /// Who holds a role's keys.
 #[derive(Clone, Debug, clap::Args)]
 struct HolderArgs {
@@ -106,7 +109,7 @@ struct HolderArgs {
 }
 
 impl HolderArgs {
-    fn read(&self) -> anyhow::Result<(BTreeMap<String, Vec<PublicKey>>, BTreeMap<String, u64>)> {
+    fn read(&self) -> anyhow::Result<(Keys, Thresholds)> {
         let mut holders = BTreeMap::new();
         for given in &self.holder {
             let (role, keys) = pair("--holder", given)?;

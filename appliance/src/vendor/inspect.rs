@@ -68,6 +68,9 @@ impl BundleSummary {
     }
 }
 
+/// Headings, and rows of as many cells.
+pub type Rows = (Vec<&'static str>, Vec<Vec<String>>);
+
 /// A repository.
 #[derive(Debug, Serialize)]
 pub struct RepositorySummary {
@@ -174,7 +177,7 @@ impl RepositorySummary {
     }
 
     /// For people: headings and rows of the roles, then of the targets.
-    pub fn tables(&self) -> [(Vec<&'static str>, Vec<Vec<String>>); 2] {
+    pub fn tables(&self) -> [Rows; 2] {
         let roles = self.roles.iter().map(|role| {
             let holders = format!("{} of {}", role.threshold, role.keys.len());
             let keys: Vec<&str> = role.keys.iter().map(|key| key.get(..8).unwrap_or(key)).collect();

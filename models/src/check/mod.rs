@@ -107,9 +107,12 @@ fn fault<T>(key: &str, problem: impl Into<String>, remedy: &'static str) -> Resu
     Err((key.to_owned(), problem.into(), remedy))
 }
 
+/// What looks at a part of a manifest, and tells its first fault.
+type Room = fn(&Manifest) -> Result<(), Fault>;
+
 /// The first fault of every room.
 fn faults(manifest: &Manifest) -> Vec<Fault> {
-    let rooms: [fn(&Manifest) -> Result<(), Fault>; 11] = [
+    let rooms: [Room; 11] = [
         identity::identity,
         identity::device,
         identity::regulatory,

@@ -98,9 +98,12 @@ fn fault<T>(key: impl Into<String>, problem: impl Into<String>, remedy: &'static
     Err((key.into(), problem.into(), remedy))
 }
 
+/// What looks at a part of a plan, and tells its first fault.
+type Room = fn(&Plan) -> Result<(), Fault>;
+
 /// The first fault of every room.
 fn faults(plan: &Plan) -> Vec<Fault> {
-    let rooms: [fn(&Plan) -> Result<(), Fault>; 6] = [identity, digests, locked, allowed, criteria, rest];
+    let rooms: [Room; 6] = [identity, digests, locked, allowed, criteria, rest];
     rooms.iter().filter_map(|room| room(plan).err()).collect()
 }
 

@@ -100,10 +100,14 @@ fn version_2_is_inside_the_plan_and_version_3_outside() {
     let v1 = Bundle::open(&detector()).unwrap();
     let v2 = retrained(&detector(), &folder.path().join("v2"), &mut engine).unwrap();
     let v3 = label_added(&detector(), &folder.path().join("v3"), &mut engine).unwrap();
-    // 850 / 990 and 500 / 990: the golden outputs are the changed network's own.
+    // The golden outputs are the changed network's own.
     let (_, expected) = v2.read_golden(&v2.manifest().golden[0]).unwrap();
     let scores = &expected.outputs.iter().find(|output| output.tensor == "scores").unwrap().values;
-    assert_eq!(scores[..], [0.8585859, 0.5050505]);
+    let near = |found: &f64, wanted: f64| (found - wanted).abs() < 1e-6;
+    assert!(
+        scores.len() == 2 && near(&scores[0], 850.0 / 990.0) && near(&scores[1], 500.0 / 990.0),
+        "{scores:?}"
+    );
     assert_eq!(crate::vendor::check::folder(v2.folder(), Some(&mut engine)), Vec::<String>::new());
 
     let plan = plan(&v1, &set(&v1).unwrap(), &Duties::default(), now()).unwrap();
