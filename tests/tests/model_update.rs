@@ -119,7 +119,7 @@ fn a_model_is_installed_updated_under_load_and_rolled_back() {
     vendor.publish_version(&vendor.version(4, &[("reported_min = 0.7", "reported_min = 0.95")]));
     let said = check(&line);
     assert!(said.out.contains("labels: "), "{}", said.out);
-    assert!(said.out.contains("threshold_bounds (reported threshold of \"disk\""), "{}", said.out);
+    assert!(said.out.contains("threshold_bounds (disk reported)"), "{}", said.out);
     assert_eq!(states(&line.daemon.ledger()), ["1 retired", "2 active", "3 refused", "4 refused"]);
     let explained = models(&line, &["explain", "detector"]).ok("models explain");
     assert!(
