@@ -16,7 +16,7 @@ use serde_json::Value;
 /// Kills in an ordinary run.
 const KILLS: u64 = 6;
 /// The longest life of a daemon after it is ready: fetching, unpacking, acceptance and switch fall into it.
-const LIFE_MS_MAX: u64 = 1500;
+const LIFE_MS_MAX: u64 = 900;
 
 /// A small generator, so that a seed gives the same instants everywhere (SplitMix64).
 struct Random(u64);

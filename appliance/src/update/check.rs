@@ -250,7 +250,7 @@ impl Updates {
             target: found.target.name.clone(),
             target_sha256: found.target.sha256.clone(),
             version: found.manifest.model.version.clone(),
-            release: u64::from(found.manifest.model.release),
+            release: found.manifest.model.release,
             manifest,
             state: State::Received,
             kept: true,
