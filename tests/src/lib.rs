@@ -5,6 +5,7 @@
 //! skipped.
 
 pub mod canary;
+pub mod chance;
 pub mod command;
 pub mod daemon;
 pub mod hospital;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lightbox_tests::chance::{Random, number};
 use lightbox_tests::peers::curl::Browser;
 use lightbox_tests::peers::raw;
 use lightbox_tests::peers::storescu::Storescu;
@@ -27,7 +28,7 @@ const SECONDS: u64 = 10;
 const TIMERS: &str = "handshake_timeout_seconds = 2\nartim_seconds = 2\nidle_timeout_seconds = 2";
 
 fn seconds() -> u64 {
-    std::env::var("LIGHTBOX_ABUSE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SECONDS)
+    number("LIGHTBOX_ABUSE_SECONDS").unwrap_or(SECONDS)
 }
 
 /// Two peers: CT1 that misbehaves, CT2 that behaves.
@@ -179,19 +180,6 @@ impl Scene {
             thread::sleep(Duration::from_millis(1000));
         }
         last
-    }
-}
-
-/// A small generator (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lightbox_tests::chance::{Random, number};
 use lightbox_tests::command::run_lightbox;
 use lightbox_tests::ledger::{Ledger, ResultRow};
 use lightbox_tests::peers::mllp::{Behaviour, field};
@@ -25,24 +26,6 @@ const IMAGES: usize = 4;
 const PAUSE_MS_MAX: u64 = 700;
 /// The longest life of a daemon: it covers receiving, the quiet timer, inference and delivery.
 const LIFE_MS_MAX: u64 = 2400;
-
-/// A small generator, so that a seed gives the same instants everywhere (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
-}
 
 type Digest = [u8; 32];
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use lightbox_tests::chance::{Random, number};
 use lightbox_tests::command::{Said, run_lightbox};
 use lightbox_tests::ledger::Ledger;
 use lightbox_tests::samples::{copy_as, phantom};
@@ -17,24 +18,6 @@ use serde_json::Value;
 const KILLS: u64 = 6;
 /// The longest life of a daemon after it is ready: fetching, unpacking, acceptance and switch fall into it.
 const LIFE_MS_MAX: u64 = 900;
-
-/// A small generator, so that a seed gives the same instants everywhere (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
-}
 
 fn models(line: &Line, arguments: &[&str]) -> Said {
     let site = line.site.path.to_str().expect("a plain path");

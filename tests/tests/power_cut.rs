@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use lightbox_tests::chance::number;
 use lightbox_tests::command::{python, run_lightbox};
 use lightbox_tests::peers::power_cut::{Cut, PowerCutDisk};
 use lightbox_tests::peers::storescu::Storescu;
@@ -155,11 +156,6 @@ fn recovered(site: &mut Site, image: &Path, verify: bool) -> Digests {
     let held = held_digests(site);
     daemon.kill();
     held.iter().map(|digest| digest.iter().map(|byte| format!("{byte:02x}")).collect()).collect()
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
 #[test]

@@ -162,7 +162,7 @@ impl Signing {
         if let Some(path) = &self.propose {
             let proposal = Proposal::rehearse(&publisher, change, &lifetimes, now, &ring.signers())?;
             save(path, &proposal)?;
-            describe(&proposal);
+            describe(&proposal)?;
             println!(
                 "{}: proposed, not published; next: `lightbox repository sign` by the other holders",
                 path.display()
@@ -194,7 +194,7 @@ impl SignArgs {
         let mut proposal = read(&self.proposal)?;
         let ring = KeyRing::open(&self.key)?;
         let added = proposal.sign(&ring.signers())?;
-        describe(&proposal);
+        describe(&proposal)?;
         if added == 0 {
             bail!(
                 "{}: these keys are not asked for, or have signed already; remedy: give another holder's key",
@@ -217,10 +217,11 @@ fn save(path: &Path, proposal: &Proposal) -> anyhow::Result<()> {
 }
 
 /// Says what is signed: a holder must not sign what is not shown.
-fn describe(proposal: &Proposal) {
+fn describe(proposal: &Proposal) -> anyhow::Result<()> {
     for message in proposal.messages() {
         let Message { text, keys, signatures } = message;
-        let content: Value = serde_json::from_str(text).unwrap_or_default();
+        let content: Value =
+            serde_json::from_str(text).context("a text of the proposal is not JSON: do not sign it")?;
         let (kind, version, expires) = (&content["_type"], &content["version"], &content["expires"]);
         println!(
             "{}",
@@ -261,6 +262,7 @@ fn describe(proposal: &Proposal) {
             );
         }
     }
+    Ok(())
 }
 
 impl Args {

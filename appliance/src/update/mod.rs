@@ -214,10 +214,16 @@ impl Updates {
 
     /// Whether a version is on its way that only a look at the repository takes further.
     async fn is_interrupted(&self) -> bool {
-        let versions = self.ledger.read(|reader| models::versions(reader, None)).await.unwrap_or_default();
-        versions
-            .iter()
-            .any(|version| matches!(version.state, State::Received | State::Verified | State::PlannedIn))
+        match self.ledger.read(|reader| models::versions(reader, None)).await {
+            Ok(versions) => versions
+                .iter()
+                .any(|version| matches!(version.state, State::Received | State::Verified | State::PlannedIn)),
+            Err(error) => {
+                self.report(Err(error), "whether an installation was interrupted cannot be looked up");
+                // A look too many does no harm; one too few would leave it where it is.
+                true
+            }
+        }
     }
 
     fn report(&self, done: Result<(), LedgerError>, what: &'static str) {
