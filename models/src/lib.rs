@@ -23,6 +23,7 @@ pub mod acceptance;
 mod bundle;
 mod check;
 mod contents;
+mod document;
 pub mod draft;
 pub mod golden;
 pub mod life_cycle;

@@ -8,49 +8,25 @@ mod tensors;
 
 use std::path::Path;
 
-use crate::draft::{self, Draft};
+use crate::document::{self, Fault};
+use crate::draft::Draft;
 use crate::manifest::{
     Code, Device, File, Golden, Indication, Input, Label, Manifest, Model, Output, Regulatory, Resources,
     SCHEMA,
 };
-use crate::problem::{Problem, line_at, line_of};
+use crate::problem::{Problem, line_of};
 
 /// Parses and checks a manifest's text.
 pub(crate) fn read(file: &Path, text: &str) -> Result<Manifest, Problem> {
-    let problem = |line, key: &str, problem: String, remedy: &str| Problem {
-        file: file.to_owned(),
-        line,
-        key: key.to_owned(),
-        problem,
-        remedy: remedy.to_owned(),
-    };
-    // The schema first: a manifest of a later schema would otherwise be refused for its new keys.
-    if let Ok(table) = text.parse::<toml::Table>()
-        && let Some(schema) = table.get("schema").and_then(toml::Value::as_integer)
-        && schema != i64::from(SCHEMA)
-    {
-        return Err(problem(
-            line_of(text, "schema"),
-            "schema",
-            format!("schema {schema} is not known to this version, which reads schema {SCHEMA}"),
-            if schema < i64::from(SCHEMA) {
-                "ask the vendor for a bundle of this schema: an older one lacks device, clearance, SBOM and \
-                 golden cases; models/README.md says what a manifest has now"
-            } else {
-                "update the box, or ask the vendor for a bundle of its schema"
-            },
-        ));
-    }
-    if let Some(undecided) = draft::undecided(file, text) {
-        return Err(undecided);
-    }
-    let manifest: Manifest = toml::from_str(text).map_err(|error| {
-        let line = error.span().map(|span| line_at(text, span.start));
-        problem(line, "", error.message().to_owned(), "write the key as models/README.md gives it")
-    })?;
-    match faults(&manifest).into_iter().next() {
-        None => Ok(manifest),
-        Some((key, what, remedy)) => Err(problem(line_of(text, &key), &key, what, remedy)),
+    document::read(file, text, SCHEMA, other_schema, faults)
+}
+
+fn other_schema(schema: i64) -> &'static str {
+    if schema < i64::from(SCHEMA) {
+        "ask the vendor for a bundle of this schema: an older one lacks device, clearance, SBOM and \
+         golden cases; models/README.md says what a manifest has now"
+    } else {
+        "update the box, or ask the vendor for a bundle of its schema"
     }
 }
 
@@ -100,8 +76,6 @@ pub(crate) fn problems(file: &Path, text: &str) -> (Vec<Problem>, Vec<File>) {
     }
     (found, files)
 }
-
-type Fault = (String, String, &'static str);
 
 fn fault<T>(key: &str, problem: impl Into<String>, remedy: &'static str) -> Result<T, Fault> {
     Err((key.to_owned(), problem.into(), remedy))

@@ -10,41 +10,14 @@ use super::document::{
     Accompanying, Allowed, Baseline, Bounds, Criterion, EquivalenceBounds, Identity, Impact, Labelling,
     Locked, Method, Metric, Monitor, Plan, Required, Rollback, SCHEMA, Site, Subgroup, Tier,
 };
-use crate::draft::{self, Draft};
-use crate::problem::{Problem, line_at, line_of};
+use crate::document::{self, Fault};
+use crate::draft::Draft;
+use crate::problem::{Problem, line_of};
 
 /// Parses and checks a plan's text.
 pub(super) fn read(file: &Path, text: &str) -> Result<Plan, Problem> {
-    let problem = |line, key: &str, problem: String, remedy: &str| Problem {
-        file: file.to_owned(),
-        line,
-        key: key.to_owned(),
-        problem,
-        remedy: remedy.to_owned(),
-    };
-    // The schema first: a plan of a later schema would otherwise be refused for its new keys.
-    if let Ok(table) = text.parse::<toml::Table>()
-        && let Some(schema) = table.get("schema").and_then(toml::Value::as_integer)
-        && schema != i64::from(SCHEMA)
-    {
-        return Err(problem(
-            line_of(text, "schema"),
-            "schema",
-            format!("schema {schema} is not known to this version, which reads schema {SCHEMA}"),
-            "update the box, or ask the vendor for a plan of that schema",
-        ));
-    }
-    if let Some(undecided) = draft::undecided(file, text) {
-        return Err(undecided);
-    }
-    let plan: Plan = toml::from_str(text).map_err(|error| {
-        let line = error.span().map(|span| line_at(text, span.start));
-        problem(line, "", error.message().to_owned(), "write the key as models/README.md gives it")
-    })?;
-    match faults(&plan).into_iter().next() {
-        None => Ok(plan),
-        Some((key, what, remedy)) => Err(problem(line_of(text, &key), &key, what, remedy)),
-    }
+    let other_schema = |_| "update the box, or ask the vendor for a plan of that schema";
+    document::read(file, text, SCHEMA, other_schema, faults)
 }
 
 /// Every problem of a plan's text.
@@ -91,8 +64,6 @@ pub(super) fn problems(file: &Path, text: &str) -> Vec<Problem> {
 pub(super) fn expires(plan: &Plan) -> Option<i64> {
     OffsetDateTime::parse(&plan.plan.expires, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp)
 }
-
-type Fault = (String, String, &'static str);
 
 fn fault<T>(key: impl Into<String>, problem: impl Into<String>, remedy: &'static str) -> Result<T, Fault> {
     Err((key.into(), problem.into(), remedy))
