@@ -88,8 +88,12 @@ impl<B: Body<Data = Bytes> + Unpin> Paced<B> {
         Ok(whole)
     }
 
-    /// Reads and forgets what is left, for a sender that hears an answer only when it has sent all.
-    pub async fn drain(&mut self) {
+    /// Reads and forgets what is left, `max` bytes of it at most and at the pace `silence` (as in
+    /// [`Paced::new`]), for a sender that hears an answer only when it has sent all. What was read before does
+    /// not count: a body that is too long has used up its own allowance.
+    pub async fn drain(&mut self, max: u64, silence: Duration) {
+        (self.taken, self.max) = (0, max);
+        (self.silence, self.left, self.since) = (silence, silence, 0);
         while matches!(self.next().await, Ok(Some(_))) {}
     }
 }

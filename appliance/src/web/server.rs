@@ -194,7 +194,7 @@ impl Server {
         };
         // Whoever sends its whole body before it reads would hear of a broken pipe only.
         let mut rest = Paced::new(body, DRAIN_MAX, DRAIN);
-        drop(tokio::time::timeout(DRAIN, rest.drain()).await);
+        drop(tokio::time::timeout(DRAIN, rest.drain(DRAIN_MAX, DRAIN)).await);
         Ok(match outcome {
             Ok(response) => response,
             Err(refused) => refusal(&refused),
@@ -338,8 +338,7 @@ impl Server {
         }
         // What follows the closing delimiter, or the fault.
         if report.fault != Some(Fault::Slow) {
-            let rest = parts.rest();
-            drop(tokio::time::timeout(DRAIN, rest.drain()).await);
+            drop(tokio::time::timeout(DRAIN, parts.rest().drain(DRAIN_MAX, DRAIN)).await);
         }
         response(&report)
     }
