@@ -8,9 +8,11 @@
 //! The switch is a row of the ledger (`store::models`). [`registry`] opens what that row names.
 
 mod acceptance;
+mod anew;
 mod check;
 mod evidence;
 mod files;
+mod mirror;
 mod recall;
 pub mod registry;
 mod steps;
@@ -28,10 +30,14 @@ use tokio::time::Instant;
 
 use crate::admin::ModelLine;
 use crate::clock::SharedClock;
+use crate::config::chain;
+use crate::dicom::tls::live::Live;
+use crate::infer;
 use crate::infer::engine::EngineHandle;
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::models;
 
+pub use anew::begin_anew;
 pub use evidence::Kept;
 pub use files::Folders;
 use registry::Registry;
@@ -75,12 +81,10 @@ impl Managed {
 pub fn managed(site: &Site) -> Vec<Managed> {
     let models = site.file.model.iter();
     models
-        .filter_map(|model| {
-            Some(Managed {
-                name: model.name.clone(),
-                target: model.target.clone()?,
-                plan: model.plan.clone()?,
-            })
+        .map(|model| Managed {
+            name: model.name.clone(),
+            target: model.target.clone(),
+            plan: model.plan.clone(),
         })
         .collect()
 }
@@ -144,6 +148,7 @@ pub struct Updates {
     /// Told when a job may run that could not before.
     work: Arc<Notify>,
     folders: Folders,
+    mirror: Option<mirror::Mirror>,
 }
 
 impl Updates {
@@ -156,6 +161,7 @@ impl Updates {
         registry: &Registry,
         engine: Option<&EngineHandle>,
         work: &Arc<Notify>,
+        live: &watch::Receiver<Arc<Live>>,
     ) -> Option<Self> {
         let models = managed(site);
         let engine = engine.filter(|_| !models.is_empty())?.clone();
@@ -169,6 +175,7 @@ impl Updates {
             engine,
             work: work.clone(),
             folders: Folders::of(&site.file.appliance.data_dir),
+            mirror: mirror::Mirror::of_site(site, live),
         })
     }
 
@@ -182,6 +189,7 @@ impl Updates {
 
     async fn turns(&self) {
         self.report(self.clean().await, "what an interrupted installation left cannot be removed");
+        self.report(self.load_active().await, "the active versions cannot be looked up");
         let minutes = self.site.file.updates.check_minutes;
         let every = Duration::from_secs(60 * minutes);
         let interrupted = self.is_interrupted().await;
@@ -210,6 +218,25 @@ impl Updates {
             }
             tokio::time::sleep(TICK).await;
         }
+    }
+
+    /// Loads what is active, so that no study is the first to find a fault, or has to wait for it.
+    async fn load_active(&self) -> Result<(), LedgerError> {
+        let versions = self.ledger.read(|reader| models::versions(reader, None)).await?;
+        for version in versions.into_iter().filter(|version| version.state == State::Active) {
+            let (registry, digest) = (self.registry.clone(), version.digest.clone());
+            let opened = tokio::task::spawn_blocking(move || registry.open(&digest)).await;
+            let loaded = match opened.map_err(|_| LedgerError::Panicked)? {
+                Ok(bundle) => infer::load(&bundle, &self.engine).await.map_err(|error| chain(&error)),
+                Err(error) => Err(chain(&error)),
+            };
+            let (model, digest) = (version.slot, version.digest);
+            match loaded {
+                Ok(()) => tracing::info!(model, digest, engine = self.engine.describe(), "model loaded"),
+                Err(why) => tracing::error!(model, digest, why, "the active version cannot be loaded"),
+            }
+        }
+        Ok(())
     }
 
     /// Whether a version is on its way that only a look at the repository takes further.
