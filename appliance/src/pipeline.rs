@@ -243,10 +243,7 @@ impl Pipeline {
     /// waits.
     async fn resolve(&self, claim: &Claim) -> Result<Resolved, Failure> {
         let Some(pinned) = claim.pinned.clone() else {
-            return Err(Failure::lasting(format!(
-                "the site file has no model \"{}\" any more",
-                claim.model
-            )));
+            return Err(Failure::lasting(format!("the site file has no model \"{}\" any more", claim.model)));
         };
         let registry = self.registry.clone();
         tokio::task::spawn_blocking(move || registry.resolve(&pinned))

@@ -203,7 +203,8 @@ impl Site {
         }
         let repository = self.vendor().join("repository");
         let root = repository.join("metadata/1.root.json");
-        let mut text = format!("\n[updates]\nroot = {root:?}\nrepository = {repository:?}\ncheck_minutes = 60\n");
+        let mut text =
+            format!("\n[updates]\nroot = {root:?}\nrepository = {repository:?}\ncheck_minutes = 60\n");
         for Model { name, id, .. } in &self.models {
             let _ = writeln!(
                 text,

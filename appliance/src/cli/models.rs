@@ -165,7 +165,10 @@ impl Args {
             Command::BeginAnew { by } => {
                 let folders = Folders::of(&place.site.file.appliance.data_dir);
                 update::begin_anew(&place.ledger()?, &folders, actor(&by)?)?;
-                writeln!(out, "The next look at the repository is taken for the first: lightbox models check")?;
+                writeln!(
+                    out,
+                    "The next look at the repository is taken for the first: lightbox models check"
+                )?;
             }
             Command::Verify { json } => return verify(out, &place, json),
             Command::Explain { which } => explain(out, &place.reader()?, &which)?,

@@ -328,12 +328,14 @@ fn texts(context: &ResultContext, settings: &OruSettings) -> Vec<Observation> {
 /// Which bundle made the result, under which plan it runs and by which record it was accepted: the same
 /// parameters that the SR names (TID 4019), for whoever has the message only.
 fn algorithm(context: &ResultContext) -> impl Iterator<Item = Observation> {
-    algorithm_parameters(&context.result.model).into_iter().enumerate().map(|(index, parameter)| Observation {
-        value_type: "ST",
-        code: Code::new("111002", "DCM", "Algorithm Parameters"),
-        sub_id: format!("A{}", index + 1),
-        value: escape(&parameter),
-        unit: None,
+    algorithm_parameters(&context.result.model).into_iter().enumerate().map(|(index, parameter)| {
+        Observation {
+            value_type: "ST",
+            code: Code::new("111002", "DCM", "Algorithm Parameters"),
+            sub_id: format!("A{}", index + 1),
+            value: escape(&parameter),
+            unit: None,
+        }
     })
 }
 

@@ -270,7 +270,8 @@ async fn models_installed(
                     ));
                 }
                 None => {
-                    let note = versions.iter().map(|version| version.note.as_str()).find(|note| !note.is_empty());
+                    let note =
+                        versions.iter().map(|version| version.note.as_str()).find(|note| !note.is_empty());
                     waiting.push(format!("{}: {}", slot.slot, note.unwrap_or(&slot.note)));
                 }
             }

@@ -205,8 +205,7 @@ impl DemoVendor {
                 getrandom::fill(bytes).map_err(|error| std::io::Error::other(error.to_string()))
             };
             seal(set.bytes.as_slice(), out, std::slice::from_ref(device), random)?;
-            let name =
-                format!("vendors/{VENDOR}/{}/sets/{}.age", plan.plan.model, set.digest);
+            let name = format!("vendors/{VENDOR}/{}/sets/{}.age", plan.plan.model, set.digest);
             let custom = BTreeMap::from([
                 ("kind".to_owned(), json!("acceptance_set")),
                 ("model".to_owned(), json!(plan.plan.model)),

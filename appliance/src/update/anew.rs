@@ -28,7 +28,8 @@ pub fn begin_anew(ledger: &Ledger, folders: &Folders, actor: Actor) -> anyhow::R
             "begins_anew": "the record of versions seen was lost with the ledger",
         });
         writer.audit(
-            &Event::new(EventKind::RepositoryChecked, actor.name.as_str(), detail).with_outcome(Outcome::Minor),
+            &Event::new(EventKind::RepositoryChecked, actor.name.as_str(), detail)
+                .with_outcome(Outcome::Minor),
         )
     })?;
     folders.unmark()?;

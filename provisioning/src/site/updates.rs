@@ -51,7 +51,11 @@ pub(super) fn check(file: &SiteFile, problems: &mut Problems<'_>) {
         problems.add("updates", "root goes together with repository or mirror", "give both, or neither");
     }
     if updates.repository.is_some() && updates.mirror.is_some() {
-        problems.add("updates.mirror", "there is a repository already", "give repository or mirror, not both");
+        problems.add(
+            "updates.mirror",
+            "there is a repository already",
+            "give repository or mirror, not both",
+        );
     }
     if let Some(mirror) = &updates.mirror {
         if !WebUrl::parse(&mirror.url).is_some_and(|url| url.encrypted) {

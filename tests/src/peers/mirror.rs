@@ -20,7 +20,10 @@ impl Mirror {
     pub fn start(hospital: &Hospital, identity: &Identity, folder: &Path) -> Self {
         let port = port::reserve();
         let mut command = python("mirror.py");
-        command.arg(port.to_string()).args([&identity.certificate, &identity.key, &hospital.ca()]).arg(folder);
+        command
+            .arg(port.to_string())
+            .args([&identity.certificate, &identity.key, &hospital.ca()])
+            .arg(folder);
         let log = hospital.folder().join(format!("mirror-{port}.log"));
         Mirror { server: Server::start(&mut command, port, &log), port }
     }
