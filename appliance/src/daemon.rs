@@ -350,16 +350,10 @@ impl Daemon {
             live: live.clone(),
             reload_fault,
         };
-        if let Some(updates) = Updates::of_site(
-            &site,
-            &store.ledger,
-            &store.identity,
-            &clock,
-            &registry,
-            engine.as_ref(),
-            &work,
-            &live,
-        ) {
+        if let Some(updates) =
+            Updates::of_site(&site, &store.ledger, &store.identity, &clock, &registry, engine.as_ref(), &work)
+        {
+            let updates = updates.with_mirror(&live);
             tasks.spawn(updates.run(stopped.clone()));
         }
         let admin_stop = stopped.clone();

@@ -161,7 +161,6 @@ impl Updates {
         registry: &Registry,
         engine: Option<&EngineHandle>,
         work: &Arc<Notify>,
-        live: &watch::Receiver<Arc<Live>>,
     ) -> Option<Self> {
         let models = managed(site);
         let engine = engine.filter(|_| !models.is_empty())?.clone();
@@ -175,8 +174,15 @@ impl Updates {
             engine,
             work: work.clone(),
             folders: Folders::of(&site.file.appliance.data_dir),
-            mirror: mirror::Mirror::of_site(site, live),
+            mirror: None,
         })
+    }
+
+    /// The same with the mirror that the site may name, known by the newest certificates.
+    #[must_use]
+    pub fn with_mirror(mut self, live: &watch::Receiver<Arc<Live>>) -> Self {
+        self.mirror = mirror::Mirror::of_site(&self.site, live);
+        self
     }
 
     /// Runs until `stop` turns true. It may be left at any point: so may a power cut leave it.
