@@ -168,10 +168,15 @@ impl Scene {
     /// out of its segments first, each of which is an open file.
     fn at_rest(&self, goal: Option<(i64, usize)>) -> (i64, usize) {
         let mut last = (0, 0);
-        let limit = Instant::now() + Duration::from_secs(40 + 3 * seconds());
+        // As long as it gets on: a loaded machine takes its time to move tens of thousands of files.
+        let mut fewest = usize::MAX;
+        let mut limit = Instant::now() + Duration::from_secs(60);
         while Instant::now() < limit {
             let now = (self.metric("lightbox_tasks_alive"), self.descriptors());
             let quiet = self.daemon.ledger().is_quiet() && self.open() == 0;
+            if now.1 < fewest {
+                (fewest, limit) = (now.1, Instant::now() + Duration::from_secs(60));
+            }
             match goal {
                 Some((tasks, descriptors)) if quiet && now.0 <= tasks && now.1 <= descriptors => return now,
                 None if quiet && now == last => return now,

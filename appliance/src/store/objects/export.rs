@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,9 +56,15 @@ pub(super) fn run(inner: &Inner) {
 fn some(inner: &Inner) -> Result<usize, ObjectError> {
     let chosen = choose(inner);
     let mut folders: BTreeMap<String, Vec<ObjectId>> = BTreeMap::new();
+    let mut parts = Vec::new();
     for (id, located) in &chosen {
-        write_file(inner, id, located)?;
+        parts.extend(write_file(inner, id, located)?);
         folders.entry(id.study_key().to_owned()).or_default().push(id.clone());
+    }
+    // All are written before the first is synced: that sync commits the file system's journal for all of them,
+    // and each of the others costs a flush only.
+    for part in parts {
+        part.finish()?;
     }
     for (study, moved) in &folders {
         folder::sync(&inner.studies.join(study)).map_err(io_error("syncing a study's folder"))?;
@@ -87,12 +94,34 @@ fn choose(inner: &Inner) -> Vec<(ObjectId, Located)> {
         .collect()
 }
 
-/// Writes an object's file, durable under its name once its folder is synced.
-fn write_file(inner: &Inner, id: &ObjectId, located: &Located) -> Result<(), ObjectError> {
+/// A file that is written and neither synced nor named yet; removed if it comes to neither.
+struct Part {
+    file: File,
+    part: PathBuf,
+    path: PathBuf,
+}
+
+impl Part {
+    /// Syncs and names it: durable under its name once its folder is synced.
+    fn finish(self) -> Result<(), ObjectError> {
+        self.file.sync_data().map_err(io_error("syncing an object's file"))?;
+        fs::rename(&self.part, &self.path).map_err(io_error("naming an object's file"))
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Not there any more where it was named.
+        drop(fs::remove_file(&self.part));
+    }
+}
+
+/// Writes an object's file; none where it is there already.
+fn write_file(inner: &Inner, id: &ObjectId, located: &Located) -> Result<Option<Part>, ObjectError> {
     let path = inner.path(id);
     if path.exists() {
         // A copy that came again after the first was moved: the same bytes.
-        return Ok(());
+        return Ok(None);
     }
     if inner.free_bytes()? < inner.reserve_bytes.saturating_add(located.length()) {
         return Err(ObjectError::Full);
@@ -107,12 +136,11 @@ fn write_file(inner: &Inner, id: &ObjectId, located: &Located) -> Result<(), Obj
         let appended = out.append(&mut &head[..]).and_then(|()| out.append(&mut data_set));
         appended.and_then(|()| out.finish()).map_err(io_error("writing an object's file"))
     };
-    let written = write().and_then(|file| {
-        file.sync_data().map_err(io_error("syncing an object's file"))?;
-        fs::rename(&part, &path).map_err(io_error("naming an object's file"))
-    });
-    if written.is_err() {
-        drop(fs::remove_file(&part));
+    match write() {
+        Ok(file) => Ok(Some(Part { file, part, path })),
+        Err(error) => {
+            drop(fs::remove_file(&part));
+            Err(error)
+        }
     }
-    written
 }
