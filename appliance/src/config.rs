@@ -1,10 +1,8 @@
-//! From a site file to what the daemon runs with: bundles opened, rules compiled, TLS loaded. All
+//! From a site file to what the daemon runs with: rules compiled, TLS loaded. All
 //! of it is checked before a port opens; every failure names the key of the site file.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lightbox_models::Bundle;
 use lightbox_provisioning::site::{Problem, Site, SiteError};
 
 use crate::dicom::tls::TlsError;
@@ -21,8 +19,6 @@ pub struct Config {
     pub site: Arc<Site>,
     /// The rules, compiled.
     pub rules: Arc<RuleSet>,
-    /// The unsigned bundles, by the name that rules use.
-    pub bundles: BTreeMap<String, Arc<Bundle>>,
     /// Certificates, keys, authorities and revocation lists, as they were at the start.
     pub live: Arc<Live>,
     /// What each peer may do.
@@ -30,19 +26,17 @@ pub struct Config {
 }
 
 impl Config {
-    /// Checks the text, the files, the rules, the bundles and the certificates. Opens no port.
+    /// Checks the text, the files, the rules and the certificates. Opens no port.
     pub fn load(site: Site) -> Result<Self, SiteError> {
         site.check_files()?;
         let mut problems = Vec::new();
         let rules = RuleSet::compile(&site).map_err(|found| problems.extend(found)).ok();
-        let bundles = open_bundles(&site, &mut problems);
         let live = Live::load(&site).map_err(|error| problems.push(tls_problem(&site, &error))).ok();
         let policy = Policy::new(&site).map_err(|found| problems.extend(found)).ok();
         match (rules, live, policy) {
             (Some(rules), Some(live), Some(policy)) if problems.is_empty() => Ok(Config {
                 site: Arc::new(site),
                 rules: Arc::new(rules),
-                bundles,
                 live: Arc::new(live),
                 policy: Arc::new(policy),
             }),
@@ -82,28 +76,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
-}
-
-fn open_bundles(site: &Site, problems: &mut Vec<Problem>) -> BTreeMap<String, Arc<Bundle>> {
-    let mut bundles = BTreeMap::new();
-    for (index, model) in site.file.model.iter().enumerate() {
-        let key = format!("model[{index}].bundle");
-        let Some(folder) = &model.bundle else { continue };
-        match Bundle::open(folder) {
-            Ok(_) if !site.file.appliance.allow_unsigned_models => problems.push(site.problem(
-                &key,
-                format!("the bundle of model \"{}\" is not signed", model.name),
-                "unsigned bundles run only with appliance.allow_unsigned_models = true, which stamps every result \"not for clinical use\"",
-            )),
-            Ok(bundle) => {
-                bundles.insert(model.name.clone(), Arc::new(bundle));
-            }
-            Err(error) => problems.push(site.problem(
-                &key,
-                chain(&error),
-                "mend the bundle, or name another folder",
-            )),
-        }
-    }
-    bundles
 }

@@ -56,7 +56,6 @@ use crate::store::results::{Results, ResultsError};
 use crate::store::retention::{self, Retention};
 use crate::store::scrub::Scrubber;
 use crate::store::{deliveries, folder, forwards, indexer, jobs, models, rule_sets};
-use crate::structure;
 use crate::update::registry::Registry;
 use crate::update::{self, Updates};
 use crate::web;
@@ -112,15 +111,6 @@ pub enum StartError {
     /// Signals.
     #[error("the system gives no notice of SIGHUP")]
     Signal(#[source] std::io::Error),
-    /// A bundle that the engine refuses.
-    #[error("model \"{model}\" does not load")]
-    Model {
-        /// Its name in the site file.
-        model: String,
-        /// Why.
-        #[source]
-        source: infer::Error,
-    },
     /// A port.
     #[error("{key}: {address} cannot be listened on ({kind}); remedy: free the port, or choose another")]
     Port {
@@ -233,7 +223,7 @@ impl Daemon {
             None => None,
         };
         let engine = start_engine(&config).await?;
-        let registry = Registry::new(config.bundles.clone(), &file.appliance.data_dir);
+        let registry = Registry::new(&file.appliance.data_dir);
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -355,11 +345,11 @@ impl Daemon {
             listening: Listening { dicom: dicom_at.clone(), plaintext: plaintext_at.clone() },
             started_ms: clock.now_ms(),
             prometheus,
-            models: model_lines(&config, &store.ledger),
+            models: model_lines(&store.ledger),
             engine_fault: engine_fault(engine.clone()),
             changed: work.clone(),
             places,
-            live,
+            live: live.clone(),
             reload_fault,
         };
         if let Some(updates) =
@@ -367,6 +357,7 @@ impl Daemon {
         {
             tasks.spawn(updates.monitors().run(stopped.clone()));
             tasks.spawn(updates.shadow(&store.objects, busy.subscribe()).run(stopped.clone()));
+            let updates = updates.with_mirror(&live);
             tasks.spawn(updates.run(stopped.clone()));
         }
         let admin_stop = stopped.clone();
@@ -501,10 +492,9 @@ fn open_store(site: &Site, clock: SharedClock, rules: Arc<RuleSet>) -> Result<St
     Ok(Store { identity, ledger, objects, results })
 }
 
-/// Starts the engine and loads every bundle, so that no study is the first to find a fault. A site
-/// without models needs no engine.
+/// Starts the engine. A site without models needs none.
 pub async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, StartError> {
-    if config.bundles.is_empty() && update::slots(&config.site).is_empty() {
+    if config.site.file.model.is_empty() {
         return Ok(None);
     }
     let settings = infer::onnx::Config {
@@ -516,12 +506,6 @@ pub async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, Start
         let problem = config.site.problem("infer.onnxruntime", chain(&error), remedy);
         SiteError { path: config.site.path.clone(), problems: vec![problem] }
     })?;
-    for (model, bundle) in &config.bundles {
-        infer::load(bundle, &engine)
-            .await
-            .map_err(|source| StartError::Model { model: model.clone(), source })?;
-        tracing::info!(model, digest = bundle.digest(), engine = engine.describe(), "model loaded");
-    }
     Ok(Some(engine))
 }
 
@@ -556,30 +540,14 @@ fn ask_count(config: &Config, live: &watch::Receiver<Arc<Live>>) -> Option<(Stri
     Some((peer.name.clone(), ask))
 }
 
-/// What the overview shows of the models: unsigned ones are loaded at start and stay, of signed ones the ledger
-/// tells.
-fn model_lines(config: &Config, ledger: &Ledger) -> Arc<dyn Fn() -> Vec<ModelLine> + Send + Sync> {
-    let unsigned: Vec<ModelLine> = config
-        .bundles
-        .iter()
-        .map(|(name, bundle)| {
-            let model = structure::identity(bundle);
-            ModelLine {
-                name: name.clone(),
-                title: format!("{} {}", model.name, model.version),
-                digest: model.digest,
-                not_for_clinical_use: true,
-                fault: None,
-            }
-        })
-        .collect();
+/// What the overview shows of the models.
+fn model_lines(ledger: &Ledger) -> Arc<dyn Fn() -> Vec<ModelLine> + Send + Sync> {
     let ledger = ledger.clone();
     Arc::new(move || {
-        let signed = ledger.read_blocking(update::model_lines).unwrap_or_else(|error| {
+        ledger.read_blocking(update::model_lines).unwrap_or_else(|error| {
             tracing::error!(reason = error.to_string(), "the models cannot be looked up");
             Vec::new()
-        });
-        unsigned.iter().cloned().chain(signed).collect()
+        })
     })
 }
 

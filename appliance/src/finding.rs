@@ -164,12 +164,12 @@ pub struct ModelIdentity {
     pub looked_for: String,
     /// LOINC code of the procedure that it reports on.
     pub procedure: Code,
-    /// True where the bundle says so, or where it is unsigned: every output carries it.
+    /// True where the bundle says so: every output carries it.
     pub not_for_clinical_use: bool,
-    /// The change-control plan under which it came to run, and its version; none for an unsigned bundle.
+    /// The change-control plan under which it came to run, and its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
-    /// SHA-256 of the record of its acceptance on this box, hex; none for an unsigned bundle.
+    /// SHA-256 of the record of its acceptance on this box, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acceptance: Option<String>,
 }

@@ -232,21 +232,17 @@ impl Pipeline {
         Ok(Ran { result, evidence, reading })
     }
 
-    /// The model that a job runs with. A signed one's files are this box's matter: where they cannot be read,
-    /// the study waits.
+    /// The version that a job runs with. Its files are this box's matter: where they cannot be read, the study
+    /// waits.
     async fn resolve(&self, claim: &Claim) -> Result<Resolved, Failure> {
-        let (registry, asked) = (self.registry.clone(), claim.clone());
-        let resolved =
-            tokio::task::spawn_blocking(move || registry.resolve(&asked.model, asked.pinned.as_ref()))
-                .await
-                .map_err(|_| Failure::lasting("opening the bundle failed in the code that does it"))?;
-        match resolved {
-            Ok(Some(resolved)) => Ok(resolved),
-            Ok(None) => {
-                Err(Failure::lasting(format!("the site file has no model \"{}\" any more", claim.model)))
-            }
-            Err(error) => Err(Failure::of_box(&error)),
-        }
+        let Some(pinned) = claim.pinned.clone() else {
+            return Err(Failure::lasting(format!("the site file has no model \"{}\" any more", claim.model)));
+        };
+        let registry = self.registry.clone();
+        tokio::task::spawn_blocking(move || registry.resolve(&pinned))
+            .await
+            .map_err(|_| Failure::lasting("opening the bundle failed in the code that does it"))?
+            .map_err(|error| Failure::of_box(&error))
     }
 
     async fn evidence(&self, claim: &Claim) -> Result<Vec<Instance>, Failure> {

@@ -88,7 +88,7 @@ fn missing_files_are_named_with_their_key() {
     let keys: Vec<_> = error.problems.iter().map(|problem| problem.key.as_str()).collect();
     assert!(keys.contains(&"appliance.tls.certificate"), "{keys:?}");
     assert!(keys.contains(&"appliance.tls.key"), "{keys:?}");
-    assert!(keys.contains(&"model[0].bundle"), "{keys:?}");
+    assert!(keys.contains(&"updates.root"), "{keys:?}");
 }
 
 #[test]
@@ -134,31 +134,41 @@ fn dicomweb_is_checked_on_both_sides() {
 }
 
 #[test]
-fn a_signed_model_needs_a_plan_a_root_a_repository_and_a_device() {
-    let bundle = GOOD.lines().find(|line| line.starts_with("bundle = ")).expect("the example has a model");
-    let signed = "target = \"vendors/acme/detector\"\nplan = \"plans/detector.toml\"";
+fn a_model_needs_a_plan_a_root_a_repository_and_a_device() {
+    const TARGET: &str = "\"vendors/lightbox-demo/lightbox-phantom-detector\"";
+    const PLAN: &str = "\"plans/lightbox-demo/lightbox-phantom-detector.toml\"";
+    const REPOSITORY: &str = "repository = \"models/repository\"";
     let keys = |text: &str| -> Vec<String> { problems(text).into_iter().map(|problem| problem.1).collect() };
-    let bare = GOOD.replace(bundle, signed);
+    let without = |starts: &[&str]| -> String {
+        let stays = |line: &&str| !starts.iter().any(|start| line.starts_with(start));
+        GOOD.lines().filter(stays).fold(String::new(), |text, line| text + line + "\n")
+    };
     assert_eq!(
-        keys(&bare).into_iter().collect::<std::collections::BTreeSet<_>>(),
+        keys(&without(&["udi_di", "root = ", "repository = "]))
+            .into_iter()
+            .collect::<std::collections::BTreeSet<_>>(),
         ["appliance.udi_di", "updates.repository", "updates.root"].map(str::to_owned).into()
     );
-    let updates = "[updates]\nroot = \"root.json\"\nrepository = \"models\"\n\n[admin]";
-    let udi = "ae_title = \"LIGHTBOX\"\nudi_di = \"09521234543213\"";
-    let whole = bare.replacen("[admin]", updates, 1).replacen("ae_title = \"LIGHTBOX\"", udi, 1);
-    let site = Site::parse(Path::new("/etc/lightbox/site.toml"), &whole).expect("it is whole");
+    let site = Site::parse(Path::new("/etc/lightbox/site.toml"), GOOD).expect("it is whole");
     assert!(site.file.updates.repository.is_some_and(|path| path.starts_with("/etc/lightbox")));
+    let known = "certificate = { name = \"mirror.example.org\" }";
+    let mirror = |url: &str| format!("mirror = {{ url = \"{url}\", {known} }}");
+    Site::parse(
+        Path::new("site.toml"),
+        &GOOD.replacen(REPOSITORY, &mirror("https://mirror.example.org/models"), 1),
+    )
+    .expect("a mirror is as good as a folder");
     for (from, to, key) in [
-        ("plan = \"plans/detector.toml\"", "", "model[0].plan"),
-        ("\"plans/detector.toml\"", "\"vendors/acme/plan.toml\"", "model[0].plan"),
-        ("\"vendors/acme/detector\"", "\"vendors/acme\"", "model[0].target"),
-        ("\"vendors/acme/detector\"", "\"vendors/acme/../other/x\"", "model[0].target"),
-        (signed, &format!("{bundle}\n{signed}"), "model[0].bundle"),
-        (signed, "", "model[0].bundle"),
-        ("\"models\"", "\"https://mirror.example.org/models\"", "updates.repository"),
+        (PLAN, "\"vendors/acme/plan.toml\"", "model[0].plan"),
+        (TARGET, "\"vendors/acme\"", "model[0].target"),
+        (TARGET, "\"vendors/acme/../other/x\"", "model[0].target"),
+        (REPOSITORY, "repository = \"https://mirror.example.org/models\"", "updates.repository"),
+        (REPOSITORY, &mirror("http://mirror.example.org/models"), "updates.mirror.url"),
+        (REPOSITORY, &format!("{REPOSITORY}\n{}", mirror("https://mirror.example.org")), "updates.mirror"),
         ("udi_di = \"09521234543213\"", "udi_di = \"0 9\"", "appliance.udi_di"),
     ] {
-        let found = keys(&whole.replacen(from, to, 1));
+        assert!(GOOD.contains(from), "the example has changed: {from}");
+        let found = keys(&GOOD.replacen(from, to, 1));
         assert!(found.contains(&key.to_owned()), "{key}: {found:?}");
     }
 }

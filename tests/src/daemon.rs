@@ -53,6 +53,21 @@ impl Daemon {
     /// The same with a log of that level (`LIGHTBOX_LOG`).
     #[track_caller]
     pub fn start_logging(site: &Site, level: &str) -> Self {
+        let daemon = Self::start_without_models(site, level);
+        // Jobs would wait for them anyhow; but no test is about that unless it brings a vendor of its own.
+        let models = site.signed_models() as i64;
+        if models > 0 {
+            daemon.wait_for("the models to be active", READY_SECONDS, |ledger| {
+                let active = "SELECT count(*) FROM model_versions WHERE state = 'active'";
+                (ledger.number(active) == models).then_some(())
+            });
+        }
+        daemon
+    }
+
+    /// The same without waiting until the site's models are active.
+    #[track_caller]
+    pub fn start_without_models(site: &Site, level: &str) -> Self {
         site.write();
         let mut command = Command::new(lightbox());
         command.arg("serve").arg("--site").arg(&site.path);

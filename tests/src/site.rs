@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::command::{onnxruntime, root};
+use crate::command::{onnxruntime, root, run_lightbox};
 use crate::hospital::{Hospital, Identity};
 
+/// The device identifier of every box under test: the one of the reference bundles.
+pub const UDI_DI: &str = "09521234543213";
 /// Our own AE title in every test.
 pub const AE_TITLE: &str = "LIGHTBOX";
 
@@ -31,6 +33,16 @@ pub struct Site {
     dicom: String,
     timers: String,
     tables: String,
+    models: Vec<Model>,
+}
+
+/// A model that the demonstration vendor signs for this box before its first start.
+#[derive(Clone, Debug)]
+struct Model {
+    name: String,
+    bundle: PathBuf,
+    /// `model.id` of its manifest.
+    id: String,
 }
 
 impl Site {
@@ -45,7 +57,7 @@ impl Site {
         let own = |kind: &str| hospital.folder().join("pki").join(format!("lightbox.{kind}"));
         let mut appliance =
             String::from("[appliance]\nname = \"RAD-AI-1\"\ninstitution = \"Test Hospital\"\n");
-        let _ = writeln!(appliance, "ae_title = \"{AE_TITLE}\"\nallow_unsigned_models = true");
+        let _ = writeln!(appliance, "ae_title = \"{AE_TITLE}\"");
         let _ = writeln!(
             appliance,
             "tls = {{ certificate = {:?}, key = {:?}, authorities = [{:?}] }}",
@@ -65,6 +77,7 @@ impl Site {
             dicom: "[dicom]\nlisten = \"127.0.0.1:0\"\n".into(),
             timers: String::new(),
             tables: String::new(),
+            models: Vec::new(),
         }
     }
 
@@ -167,9 +180,38 @@ impl Site {
         ))
     }
 
-    /// A model.
-    pub fn model(self, name: &str, bundle: &Path) -> Self {
-        self.text(&format!("[[model]]\nname = {name:?}\nbundle = {bundle:?}"))
+    /// A model, signed by the demonstration vendor inside a plan of its own.
+    pub fn model(mut self, name: &str, bundle: &Path) -> Self {
+        let id = manifest_id(bundle);
+        self.models.push(Model { name: name.to_owned(), bundle: bundle.to_owned(), id });
+        self
+    }
+
+    /// How many models the demonstration vendor signs.
+    pub fn signed_models(&self) -> usize {
+        self.models.len()
+    }
+
+    /// The demonstration vendor's folder: one for each box, as its acceptance sets are sealed to it.
+    fn vendor(&self) -> PathBuf {
+        self.data_dir.with_extension("vendor")
+    }
+
+    fn models_text(&self) -> String {
+        if self.models.is_empty() {
+            return String::new();
+        }
+        let repository = self.vendor().join("repository");
+        let root = repository.join("metadata/1.root.json");
+        let mut text =
+            format!("\n[updates]\nroot = {root:?}\nrepository = {repository:?}\ncheck_minutes = 60\n");
+        for Model { name, id, .. } in &self.models {
+            let _ = writeln!(
+                text,
+                "\n[[model]]\nname = {name:?}\ntarget = \"vendors/lightbox-demo/{id}\"\nplan = \"plans/lightbox-demo/{id}.toml\""
+            );
+        }
+        text
     }
 
     /// The phantom detector, as `phantom`.
@@ -187,8 +229,8 @@ impl Site {
     /// The whole text.
     pub fn toml(&self) -> String {
         format!(
-            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\ncongestion_mib = {}\nsegment_mib = 4\nsegments_mib = 8\n\n[timers]\nquiet_seconds = {}\n{}\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\nfailed_run = {:?}\n{}",
-            self.appliance,
+            "{}data_dir = {:?}\n\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[store]\nreserve_mib = {}\ncongestion_mib = {}\nsegment_mib = 4\nsegments_mib = 8\n\n[timers]\nquiet_seconds = {}\n{}\n[infer]\nonnxruntime = {:?}\n\n[deliver]\nretry_first_seconds = 1\nretry_max_seconds = 2\nconnect_timeout_seconds = 2\nresponse_timeout_seconds = {}\nfailed_run = {:?}\n{}{}",
+            self.appliance_text(),
             self.data_dir,
             self.dicom,
             self.reserve_mib,
@@ -198,15 +240,38 @@ impl Site {
             onnxruntime(),
             self.response_timeout_seconds,
             self.failed_run,
+            self.models_text(),
             self.tables
         )
     }
 
-    /// Writes it.
+    fn appliance_text(&self) -> String {
+        match self.models.is_empty() {
+            true => self.appliance.clone(),
+            false => format!("{}udi_di = {UDI_DI:?}\n", self.appliance),
+        }
+    }
+
+    /// Writes it, and before the first start has its models signed.
+    #[track_caller]
     pub fn write(&self) -> &Path {
         fs::write(&self.path, self.toml()).expect("the site file is written");
+        if !self.models.is_empty() && !self.vendor().exists() {
+            let text = |path: &Path| path.to_str().expect("a plain path").to_owned();
+            let (vendor, site) = (text(&self.vendor()), text(&self.path));
+            let bundles: Vec<String> = self.models.iter().map(|model| text(&model.bundle)).collect();
+            let mut arguments = vec!["repository", "demo", &vendor, "--site", &site];
+            arguments.extend(bundles.iter().map(String::as_str));
+            run_lightbox(&arguments).ok("repository demo");
+        }
         &self.path
     }
+}
+
+fn manifest_id(bundle: &Path) -> String {
+    let text = fs::read_to_string(bundle.join("manifest.toml")).expect("a manifest");
+    let id = text.lines().find_map(|line| line.strip_prefix("id = \"")?.strip_suffix('"'));
+    id.expect("its model.id").to_owned()
 }
 
 /// The phantom detector's bundle.

@@ -20,11 +20,9 @@ use crate::hospital::Hospital;
 use crate::peers::mllp::{Behaviour, MllpReceiver};
 use crate::peers::storescp::Storescp;
 use crate::peers::storescu::Storescu;
-use crate::site::{Site, phantom_bundle};
+use crate::site::{Site, UDI_DI, phantom_bundle};
 use crate::{Daemon, Line};
 
-/// The device identifier of the box under test: the one of the phantom detector's manifest.
-pub const UDI_DI: &str = "09521234543213";
 /// Where the detector's versions are.
 const TARGET: &str = "vendors/acme/detector";
 /// Its plan.
@@ -198,14 +196,21 @@ impl Vendor {
     /// The whole line with this vendor's detector as the only model, named `detector`; nothing is published yet.
     #[track_caller]
     pub fn line() -> (Vendor, Line) {
+        Self::line_from(|_, vendor| format!("repository = {:?}", vendor.repository()))
+    }
+
+    /// The same; `source` says in the words of `[updates]` where the repository is.
+    #[track_caller]
+    pub fn line_from(source: impl FnOnce(&Hospital, &Vendor) -> String) -> (Vendor, Line) {
         let hospital = Hospital::new();
         let vendor = Vendor::new(&hospital);
+        let source = source(&hospital, &vendor);
         let modality = Storescu::new(&hospital, "CT1");
         let pacs = Storescp::start(&hospital, "pacs");
         let ris = MllpReceiver::start(Behaviour::Accept);
         let site = Site::new(&hospital)
             .appliance_line(&format!("udi_di = \"{UDI_DI}\""))
-            .text(&format!("[updates]\nroot = {:?}\nrepository = {:?}", vendor.root(), vendor.repository()))
+            .text(&format!("[updates]\nroot = {:?}\n{source}", vendor.root()))
             .sender("ct-1", "CT1", modality.identity())
             .receiver("pacs", &pacs.ae_title(), pacs.port, &pacs.identity)
             .hl7("ris", ris.port, "")

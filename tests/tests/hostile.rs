@@ -306,8 +306,8 @@ fn long_requests_are_taken_one_after_the_other() {
         senders.into_iter().map(|sender| sender.join().expect("no panic")).collect()
     });
     let taken = answers.iter().filter(|answer| **answer == Ok(0)).count();
-    // Who had to wait for longer than the idle timeout, on a slow machine, is aborted.
-    assert!(answers.iter().all(|answer| matches!(answer, Ok(0) | Err(NO_REASON))), "{answers:?}");
+    // Who had to wait for longer than the idle timeout, on a slow machine, is told to send again.
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(0 | 0x0213))), "{answers:?}");
     assert!(taken > 0, "{answers:?}");
     let grown = scene.peak().saturating_sub(before);
     println!("{taken} of {} long requests taken, {grown} KiB more", answers.len());

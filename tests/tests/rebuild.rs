@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use lightbox_tests::command::{program, run};
+use lightbox_tests::command::{program, run, run_lightbox};
 use lightbox_tests::samples::{copy_as, sample, study_of_copies};
 use lightbox_tests::{Daemon, Line};
 
@@ -38,8 +38,23 @@ fn a_lost_ledger_costs_no_instance_and_turns_no_conflict_round() {
     for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
         let _ = std::fs::remove_file(line.site.data_dir.join(name));
     }
-    line.daemon = Daemon::start(&line.site);
+    line.daemon = Daemon::start_without_models(&line.site, "info");
     assert_eq!(line.daemon.ledger().texts(INSTANCES), before);
     assert!(line.daemon.log().contains("brought in line"), "{}", line.daemon.log());
+
+    // The record of what was seen of the repository of models is gone too: a person decides.
+    let models = |arguments: &[&str]| {
+        let site = line.site.path.to_str().expect("a plain path");
+        run_lightbox(&[&["models", "--site", site], arguments].concat())
+    };
+    let check = ["check", "--by", "A. Meyer"];
+    let refused = models(&check);
+    assert!(refused.out.contains("lightbox models begin-anew"), "{}", refused.all());
+    models(&["begin-anew", "--by", "A. Meyer", "--reason", "the disk was replaced"]).ok("begin-anew");
+    models(&check).ok("models check");
+    let active = "SELECT count(*) FROM model_versions WHERE state = 'active'";
+    line.daemon.wait_for("the models to be active", 60, |ledger| (ledger.number(active) == 2).then_some(()));
+    let again = models(&["begin-anew", "--by", "A. Meyer"]);
+    assert!(again.err.contains("nothing was lost"), "{}", again.all());
     line.wait_until_quiet();
 }

@@ -33,14 +33,16 @@ fn refused(hospital: &Hospital, toml: &str, key: &str) {
 #[test]
 fn a_good_site_file_passes_the_check() {
     let hospital = Hospital::new();
-    let toml = Site::new(&hospital).phantom_detector().toml();
-    run(&hospital, &["site", "check"], &toml).ok("site check");
+    let site = Site::new(&hospital).phantom_detector();
+    site.write();
+    run(&hospital, &["site", "check"], &site.toml()).ok("site check");
 }
 
 #[test]
 fn each_kind_of_mistake_is_refused_with_line_key_and_remedy() {
     let hospital = Hospital::new();
     let sound = Site::new(&hospital).phantom_detector();
+    sound.write();
     let site = || sound.clone();
     let rule = |when: &str| {
         site().text(&format!("[[rule]]\nname = \"r\"\nmodels = [\"phantom\"]\nwhen = {when:?} # here")).toml()
@@ -53,8 +55,8 @@ fn each_kind_of_mistake_is_refused_with_line_key_and_remedy() {
             "rule[0].models[0]",
         ),
         (
-            site().text("[[model]]\nname = \"m\"\nbundle = \"no/such/folder\" # here").toml(),
-            "model[1].bundle",
+            site().text("[[model]]\nname = \"m\"\ntarget = \"acme\" # here\nplan = \"plans/m.toml\"").toml(),
+            "model[1].target",
         ),
         (rule("series.instances >"), "rule[0].when"),
         (rule("series.no_such_thing == 1"), "rule[0].when"),
@@ -65,7 +67,16 @@ fn each_kind_of_mistake_is_refused_with_line_key_and_remedy() {
 }
 
 #[test]
-fn a_damaged_bundle_is_refused_before_a_port_opens() {
+fn a_model_that_is_only_a_folder_is_refused() {
+    let hospital = Hospital::new();
+    let toml = Site::new(&hospital).text("[[model]]\nname = \"m\"\nbundle = \"some/folder\"").toml();
+    let said = run(&hospital, &["serve", "--site"], &toml);
+    assert_eq!(said.code, Some(BAD_SITE_FILE), "{}", said.all());
+    assert!(said.err.contains("unknown field `bundle`") && said.err.contains("target"), "{}", said.err);
+}
+
+#[test]
+fn the_demonstration_vendor_signs_no_damaged_bundle() {
     let hospital = Hospital::new();
     let bundle = lightbox_tests::site::bundle_for_any_image(&hospital);
     let network = bundle.join("model.onnx");
@@ -73,20 +84,13 @@ fn a_damaged_bundle_is_refused_before_a_port_opens() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&network, bytes).expect("written");
-    let toml = Site::new(&hospital).model("damaged", &bundle).toml();
-    let said = run(&hospital, &["serve", "--site"], &toml);
-    assert_eq!(said.code, Some(BAD_SITE_FILE), "{}", said.all());
+    let site = Site::new(&hospital);
+    let (site, bundle) = (site.write().to_str().expect("plain"), bundle.to_str().expect("plain"));
+    let vendor = hospital.folder().join("vendor");
+    let vendor = vendor.to_str().expect("plain");
+    let said = run_lightbox(&["repository", "demo", vendor, "--site", site, bundle]);
+    assert_ne!(said.code, Some(0), "{}", said.all());
     assert!(said.err.contains("model.onnx"), "{}", said.err);
-}
-
-#[test]
-fn unsigned_models_need_the_sites_word() {
-    let hospital = Hospital::new();
-    let toml = Site::new(&hospital).phantom_detector().toml();
-    let toml = toml.replace("allow_unsigned_models = true\n", "");
-    let said = run(&hospital, &["serve", "--site"], &toml);
-    assert_eq!(said.code, Some(BAD_SITE_FILE), "{}", said.all());
-    assert!(said.err.contains("allow_unsigned_models"), "{}", said.err);
 }
 
 #[test]

@@ -137,6 +137,14 @@ enum Command {
         #[command(flatten)]
         by: By,
     },
+    /// Trusts the repository again after the ledger was lost, and with it the record of the versions seen.
+    ///
+    /// Until somebody does, nothing is installed: an old repository could not be told from a new one. Look at the
+    /// dates that `lightbox models list` shows afterwards.
+    BeginAnew {
+        #[command(flatten)]
+        by: By,
+    },
     /// Hashes the files of every version that is kept, and checks this device's signature on its acceptance record.
     Verify {
         /// Write JSON for programs.
@@ -176,6 +184,14 @@ impl Args {
             Command::Refuse { which, by } => refuse(out, &place, &which, &by)?,
             Command::Rollback { model, by } => rollback(out, &place, &model, &by)?,
             Command::Disable { model, by } => disable(out, &place, &model, &by)?,
+            Command::BeginAnew { by } => {
+                let folders = Folders::of(&place.site.file.appliance.data_dir);
+                update::begin_anew(&place.ledger()?, &folders, actor(&by)?)?;
+                writeln!(
+                    out,
+                    "The next look at the repository is taken for the first: lightbox models check"
+                )?;
+            }
             Command::Verify { json } => return verify(out, &place, json),
             Command::Explain { which } => explain(out, &place.reader()?, &which)?,
             Command::Studies { which } => {

@@ -60,6 +60,16 @@ impl Place {
         Ok(DeviceIdentity::open_or_create(&path)?)
     }
 
+    /// The device's identity, made where the box has never been started: then there is nothing to orphan.
+    pub fn identity_before_the_first_start(&self) -> anyhow::Result<DeviceIdentity> {
+        if self.data_dir.join("ledger.db").exists() {
+            return self.identity();
+        }
+        std::fs::create_dir_all(&self.data_dir)
+            .with_context(|| format!("appliance.data_dir: making {}", self.data_dir.display()))?;
+        Ok(DeviceIdentity::open_or_create(&self.data_dir.join("device.key"))?)
+    }
+
     /// Opens the ledger for a change, beside a running daemon: SQLite lets one writer in at a time.
     pub fn ledger(&self) -> anyhow::Result<Ledger> {
         drop(self.reader()?);

@@ -6,15 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow, bail};
+use lightbox_models::acceptance::seal::Recipient;
 use lightbox_models::publish::{
     Change, Design, FileKey, Holders, Lifetimes, Message, Proposal, PublicKey, Publisher, Signer as _,
 };
 use lightbox_models::trust::Delegate;
 use serde_json::Value;
 
+use super::SiteArg;
+use super::place::Place;
 use super::print::plain;
 use super::progress::Bar;
 use crate::clock::{Clock as _, SystemClock};
+use crate::demo::vendor::{DemoVendor, Duties};
+use crate::update::acceptance_secret;
 use crate::vendor::keys::{KeyRing, public};
 
 /// Make a signed repository of models, change its keys, keep its dates (for vendors of models).
@@ -74,6 +79,24 @@ enum Verb {
         role: Vec<String>,
         #[command(flatten)]
         signing: Signing,
+    },
+    /// Make a demonstration: a vendor with keys, a repository, and for each bundle a plan and an acceptance set
+    /// that is sealed to one box.
+    ///
+    /// It signs only bundles that say of themselves that they are not for clinical use, and keeps every key in
+    /// the folder: whoever has the folder can sign. Prints what the site file needs. A bundle that is given
+    /// again with another release becomes an update, which the plan of the first one judges.
+    ///
+    /// Example: lightbox repository demo models --site site.toml models/reference/phantom-detector/bundle
+    Demo {
+        /// The folder: made if it is missing, else added to.
+        folder: PathBuf,
+        /// The site file of the box. Its data folder gets the device's key if the box has never been started.
+        #[command(flatten)]
+        site: SiteArg,
+        /// Folders of bundles.
+        #[arg(required = true)]
+        bundle: Vec<PathBuf>,
     },
     /// Sign a proposal that another key holder made with --propose.
     ///
@@ -285,6 +308,7 @@ impl Args {
                 let renew: BTreeSet<String> = role.into_iter().collect();
                 signing.publish(&Change { renew, ..Change::default() }, "new dates")?;
             }
+            Verb::Demo { folder, site, bundle } => demonstrate(&folder, &site, &bundle)?,
             Verb::Sign(args) => return args.run(),
             Verb::Complete { proposal, repository, key } => {
                 let (given, ring) = (read(&proposal)?, KeyRing::open(&key)?);
@@ -302,6 +326,35 @@ impl Args {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn demonstrate(folder: &Path, site: &SiteArg, bundles: &[PathBuf]) -> anyhow::Result<()> {
+    let place = Place::open(site)?;
+    let recipient = Recipient::of(&acceptance_secret(&place.identity_before_the_first_start()?))?;
+    let now = SystemClock.now();
+    let vendor = match folder.join("keys").exists() {
+        true => DemoVendor::open(folder)?,
+        false => DemoVendor::make(folder, now)?,
+    };
+    let mut udi_di = std::collections::BTreeSet::new();
+    let mut models = String::new();
+    for bundle in bundles {
+        let added = vendor.add(bundle, &Duties::default(), &recipient, now)?;
+        println!("{}: published as {}", bundle.display(), added.bundle);
+        udi_di.extend(added.manifest.device.udi_di.iter().cloned());
+        models += &format!(
+            "\n[[model]]\nname = {:?}\ntarget = {:?}\nplan = {:?}\n",
+            added.manifest.model.id, added.target, added.plan
+        );
+    }
+    let udi_di: Vec<String> = udi_di.into_iter().collect();
+    println!(
+        "\nThe site file needs (names of models are yours to choose):\n\n[appliance]\nudi_di = {:?}\n\n[updates]\nroot = {:?}\nrepository = {:?}\ncheck_minutes = 60\n{models}",
+        udi_di.join(" or "),
+        vendor.root_path(),
+        vendor.repository(),
+    );
+    Ok(())
 }
 
 fn new(

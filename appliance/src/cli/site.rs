@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use lightbox_provisioning::site::{Site, reference_markdown};
+use lightbox_provisioning::site::{Site, SiteError, reference_markdown};
 
+use crate::clock::{Clock as _, SystemClock, utc_text};
 use crate::config::Config;
 use crate::daemon::start_engine;
 
@@ -17,7 +18,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Check a site file and everything it names: certificates, keys, rules, bundles. Opens no port,
+    /// Check a site file and everything it names: certificates, keys, rules. Opens no port,
     /// writes nothing. Exit code 78 when something is wrong; every problem is printed at once.
     Check {
         /// The site file.
@@ -47,6 +48,17 @@ impl Args {
                 // The library and the networks are loaded as the daemon would load them.
                 let runtime = tokio::runtime::Builder::new_current_thread().build()?;
                 runtime.block_on(start_engine(&config))?;
+                let now = SystemClock.now_ms();
+                let expired = config.live.expiries.iter().find(|one| one.not_after_ms < now);
+                if let Some(expired) = expired {
+                    let problem = config.site.problem(
+                        "appliance.tls",
+                        format!("{} expired at {}", expired.who, utc_text(expired.not_after_ms)),
+                        "renew it: peers refuse it, or are refused for it",
+                    );
+                    let path = config.site.path.clone();
+                    return Err(SiteError { path, problems: vec![problem] }.into());
+                }
                 let settings = &config.site.file;
                 println!(
                     "{}: good ({} peers, {} destinations, {} models, {} rules; AE {}, DICOM on {})",
@@ -58,11 +70,6 @@ impl Args {
                     settings.appliance.ae_title,
                     settings.dicom.listen,
                 );
-                if settings.appliance.allow_unsigned_models {
-                    println!(
-                        "note: unsigned models are allowed; every result is stamped \"not for clinical use\""
-                    );
-                }
                 if settings.dicom.allow_plaintext {
                     println!(
                         "warning: DICOM without TLS is allowed; patient data may cross the network unencrypted"

@@ -11,7 +11,7 @@ use crate::finding::{Code, Finding};
 use crate::hl7::time_stamp_utc;
 
 use super::context::ResultContext;
-use super::notes::{NOT_FOR_CLINICAL_USE, absence, contradicts_itself, decimal, notes};
+use super::notes::{NOT_FOR_CLINICAL_USE, absence, algorithm_parameters, contradicts_itself, decimal, notes};
 use super::sr::tier_codes;
 
 mod field;
@@ -264,6 +264,7 @@ fn observations(
     for (index, (finding, tracking_uid)) in shown.enumerate() {
         all.extend(group(finding, tracking_uid, &(index + 1).to_string())?);
     }
+    all.extend(algorithm(context));
     let model = &context.result.model;
     let instrument = |entity: &str, uid: &str| format!("{}^^{}^ISO", escape(entity), escape(uid));
     let equipment = format!(
@@ -322,6 +323,20 @@ fn texts(context: &ResultContext, settings: &OruSettings) -> Vec<Observation> {
             unit: None,
         })
         .collect()
+}
+
+/// Which bundle made the result, under which plan it runs and by which record it was accepted: the same
+/// parameters that the SR names (TID 4019), for whoever has the message only.
+fn algorithm(context: &ResultContext) -> impl Iterator<Item = Observation> {
+    algorithm_parameters(&context.result.model).into_iter().enumerate().map(|(index, parameter)| {
+        Observation {
+            value_type: "ST",
+            code: Code::new("111002", "DCM", "Algorithm Parameters"),
+            sub_id: format!("A{}", index + 1),
+            value: escape(&parameter),
+            unit: None,
+        }
+    })
 }
 
 /// The coded form of one finding, grouped by OBX-4; it says what the SR's group says.

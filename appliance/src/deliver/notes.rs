@@ -1,7 +1,7 @@
 //! What every output says besides the findings: that it comes from an algorithm and that nobody
 //! has reviewed it, how far the algorithm got, and how the study was judged complete.
 
-use crate::finding::Completeness;
+use crate::finding::{Completeness, ModelIdentity};
 
 use super::context::ResultContext;
 
@@ -33,6 +33,14 @@ pub(super) fn notes(context: &ResultContext) -> Vec<String> {
         notes.push(context.completion_note.clone());
     }
     notes
+}
+
+/// Which bundle made a result, under which plan it runs, and by which record it was accepted on this box.
+pub(super) fn algorithm_parameters(model: &ModelIdentity) -> Vec<String> {
+    let mut parameters = vec![format!("bundle={}", model.id), format!("bundle_sha256={}", model.digest)];
+    parameters.extend(model.plan.iter().map(|plan| format!("change_control_plan={plan}")));
+    parameters.extend(model.acceptance.iter().map(|record| format!("acceptance_record_sha256={record}")));
+    parameters
 }
 
 /// What is said when no finding is shown: never that there is none, only that none is reported,

@@ -20,12 +20,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use lightbox_models::life_cycle::State;
 use rusqlite::Connection;
 use tokio::time::Instant;
 
 use crate::clock::{SharedClock, SystemClock};
 use crate::dicom::scu::{Step, Target};
 use crate::store::ledger::open_reader;
+use crate::store::models;
 use child::Daemon;
 use folder::Folder;
 use pacs::Pacs;
@@ -159,16 +161,23 @@ pub async fn run(options: Options) -> anyhow::Result<Shown> {
 
     let data_dir = folder.join("data");
     let peers = Peers { pacs: pacs.address().to_owned(), ris: ris.address.clone() };
-    let site_file = site.write_site_file(&data_dir, &parts, &peers)?;
-    show.now("starting the daemon: checking the site file, loading the models".into());
+    show.now("signing the models as the demonstration vendor".into());
+    let models = site.sign_models(&data_dir, &parts, clock.now())?;
+    let site_file = site.write_site_file(&data_dir, &parts, &models, &peers)?;
+    show.say("made a model vendor: keys, signed bundles (not for clinical use), change-control plans");
+    show.now("starting the daemon: checking the site file".into());
     let mut daemon = Daemon::start(&site_file, &folder.join("daemon.log")).await?;
     show.say(format!("daemon: ready, DICOM over mutual TLS on {}", daemon.ready.dicom));
 
     let (sent, missing) = studies::gather(&folder, &parts, options.seed)?;
     missing.iter().for_each(|line| show.say(line));
+    let ledger = open_reader(&data_dir.join("ledger.db"))?;
+    let installed = models_installed(&ledger, &mut daemon, &mut show).await;
+    let installed = installed
+        .map_err(|error| anyhow!("{error:#}; the daemon's log: {}", folder.join("daemon.log").display()))?;
+    installed.iter().for_each(|line| show.say(line));
     send(&sent, &site, &daemon, &mut show).await?;
 
-    let ledger = open_reader(&data_dir.join("ledger.db"))?;
     let snapshot = go_through(&sent, &ledger, &mut daemon, &mut show)
         .await
         .map_err(|error| anyhow!("{error:#}; the daemon's log: {}", folder.join("daemon.log").display()))?;
@@ -231,6 +240,51 @@ async fn send(sent: &[Sent], site: &DemoSite, daemon: &Daemon, show: &mut Show) 
         sent.len()
     ));
     Ok(())
+}
+
+/// Waits until every model is active: verified, inside its plan, and accepted on this machine.
+async fn models_installed(
+    ledger: &Connection,
+    daemon: &mut Daemon,
+    show: &mut Show,
+) -> anyhow::Result<Vec<String>> {
+    let deadline = Instant::now() + LINE_WAIT;
+    loop {
+        daemon.check()?;
+        let slots = models::slots(ledger)?;
+        let (mut said, mut waiting) = (Vec::new(), Vec::new());
+        for slot in &slots {
+            let versions = models::versions(ledger, Some(&slot.slot))?;
+            if let Some(refused) = versions.iter().find(|version| version.state == State::Refused) {
+                bail!("model {}: refused: {}", slot.slot, refused.note);
+            }
+            match versions.iter().find(|version| version.state == State::Active) {
+                Some(active) => {
+                    let (plan, version) = active.plan.clone().unwrap_or_default();
+                    let record = active.acceptance.as_deref().unwrap_or_default();
+                    said.push(format!(
+                        "model {} {}: signed, inside plan {plan} version {version}, accepted on this machine (record {}), active",
+                        slot.slot,
+                        active.version,
+                        record.get(..12).unwrap_or(record)
+                    ));
+                }
+                None => {
+                    let note =
+                        versions.iter().map(|version| version.note.as_str()).find(|note| !note.is_empty());
+                    waiting.push(format!("{}: {}", slot.slot, note.unwrap_or(&slot.note)));
+                }
+            }
+        }
+        if !slots.is_empty() && waiting.is_empty() {
+            return Ok(said);
+        }
+        if Instant::now() > deadline {
+            bail!("no active version after {} s: {}", LINE_WAIT.as_secs(), waiting.join("; "));
+        }
+        show.now("the box verifies the models, and runs their acceptance on this machine".into());
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Waits until every study has gone all the way; the ledger tells.

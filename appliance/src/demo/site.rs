@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context as _;
+use lightbox_bootstrap::identity::DeviceIdentity;
+use lightbox_models::acceptance::seal::Recipient;
 use lightbox_provisioning::pki::Authority;
 use time::OffsetDateTime;
 
 use super::Parts;
+use super::vendor::{Added, DemoVendor, Duties};
 use crate::dicom::tls::{self, Known, OwnIdentity};
+use crate::update;
 
 /// AE titles of the demo's site.
 pub mod ae {
@@ -134,19 +138,38 @@ impl DemoSite {
         Ok(tls::client_config(Known::Name(server.into()), roots, Some(&self.identity(party)?))?)
     }
 
-    /// Writes the site file, and the phantom detector's bundle beside it.
-    pub fn write_site_file(&self, data_dir: &Path, parts: &Parts, peers: &Peers) -> anyhow::Result<PathBuf> {
+    /// Makes the demonstration vendor, who signs the bundles and their plans for the box with this data folder.
+    pub fn sign_models(&self, data_dir: &Path, parts: &Parts, now: OffsetDateTime) -> anyhow::Result<Models> {
         let bundle = self.folder.join("bundles/phantom-detector");
         fs::create_dir_all(&bundle).with_context(|| format!("making {}", bundle.display()))?;
         for (name, bytes) in PHANTOM_BUNDLE {
             write(&bundle.join(name), bytes)?;
         }
+        fs::create_dir_all(data_dir).with_context(|| format!("making {}", data_dir.display()))?;
+        let identity = DeviceIdentity::open_or_create(&data_dir.join("device.key"))?;
+        let recipient = Recipient::of(&update::acceptance_secret(&identity))?;
+        let vendor = DemoVendor::make(&self.folder.join("vendor"), now)?;
+        let add = |folder: &Path| vendor.add(folder, &Duties::default(), &recipient, now);
+        Ok(Models {
+            phantom: add(&bundle)?,
+            brain_tumour: parts.brain_tumour.as_deref().map(add).transpose()?,
+        })
+    }
+
+    /// Writes the site file.
+    pub fn write_site_file(
+        &self,
+        data_dir: &Path,
+        parts: &Parts,
+        models: &Models,
+        peers: &Peers,
+    ) -> anyhow::Result<PathBuf> {
         let path = self.folder.join("site.toml");
-        write(&path, self.site_file(data_dir, parts, peers).as_bytes())?;
+        write(&path, self.site_file(data_dir, parts, models, peers).as_bytes())?;
         Ok(path)
     }
 
-    fn site_file(&self, data_dir: &Path, parts: &Parts, peers: &Peers) -> String {
+    fn site_file(&self, data_dir: &Path, parts: &Parts, models: &Models, peers: &Peers) -> String {
         let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
         let (ae_box, ae_modality, ae_pacs) = (ae::BOX, ae::MODALITY, ae::PACS);
         let (box_name, modality, pacs, ris, operator) =
@@ -159,8 +182,7 @@ name = "LIGHTBOX-DEMO"
 ae_title = "{ae_box}"
 institution = "Lightbox demo"
 data_dir = {data_dir}
-# The demo's models are not signed: every result is stamped "not for clinical use".
-allow_unsigned_models = true
+udi_di = "{udi_di}"
 
 [appliance.tls]
 certificate = "tls/{box_name}.crt"
@@ -202,9 +224,17 @@ name = "operator"
 certificate = {{ name = "{operator}" }}
 role = "operator"
 
+# Signed by the demonstration vendor, whose keys lie in vendor/keys. Its bundles and plans say of themselves
+# that they are not for clinical use, and so does every result.
+[updates]
+root = "vendor/repository/metadata/1.root.json"
+repository = "vendor/repository"
+check_minutes = 60
+
 [[model]]
 name = "phantom"
-bundle = "bundles/phantom-detector"
+target = "{phantom_target}"
+plan = "{phantom_plan}"
 
 [[destination]]
 name = "pacs"
@@ -231,13 +261,17 @@ deliver = ["pacs", "ris"]
             onnxruntime = quoted(&parts.onnxruntime),
             pacs_address = peers.pacs,
             ris_address = peers.ris,
+            udi_di = models.phantom.manifest.device.udi_di.first().map_or("", String::as_str),
+            phantom_target = models.phantom.target,
+            phantom_plan = models.phantom.plan,
         );
-        if let Some(bundle) = &parts.brain_tumour {
+        if let Some(model) = &models.brain_tumour {
             text.push_str(&format!(
                 r#"
 [[model]]
 name = "brain-tumour"
-bundle = {}
+target = "{}"
+plan = "{}"
 
 [[rule]]
 name = "MR of the head"
@@ -246,12 +280,21 @@ models = ["brain-tumour"]
 # Not to the RIS: the sample is anonymised and has no patient ID, without which no HL7 message can be.
 deliver = ["pacs"]
 "#,
-                quoted(bundle)
+                model.target, model.plan
             ));
         }
         text.push_str("\n# What no rule names is kept and shown, with the reason.\n");
         text
     }
+}
+
+/// What the demonstration vendor has signed.
+#[derive(Clone, Debug)]
+pub struct Models {
+    /// The phantom detector.
+    pub phantom: Added,
+    /// The brain tumour model, if it is here.
+    pub brain_tumour: Option<Added>,
 }
 
 /// Where the box sends to.
@@ -287,15 +330,16 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         // Real time: the check would refuse certificates of another year only at the handshake.
         let site = DemoSite::make(temp.path(), from_ms(1_790_000_000_000)).unwrap();
-        let parts = Parts {
-            onnxruntime: temp.path().join("site.toml"),
-            samples: None,
-            brain_tumour: Some("bundles/phantom-detector".into()),
-        };
+        let parts = Parts { onnxruntime: temp.path().join("site.toml"), samples: None, brain_tumour: None };
         let peers = Peers { pacs: "127.0.0.1:1104".into(), ris: "127.0.0.1:2575".into() };
-        let file = site.write_site_file(&temp.path().join("da\"ta"), &parts, &peers).unwrap();
+        let data_dir = temp.path().join("da\"ta");
+        let phantom = site.sign_models(&data_dir, &parts, from_ms(1_790_000_000_000)).unwrap().phantom;
+        // Two, as where the brain tumour model is here.
+        let tumour = Added { target: "vendors/lightbox-demo/tumour".into(), ..phantom.clone() };
+        let models = Models { phantom, brain_tumour: Some(tumour) };
+        let file = site.write_site_file(&data_dir, &parts, &models, &peers).unwrap();
         let loaded = lightbox_provisioning::site::Site::load(&file).unwrap();
-        assert_eq!(loaded.file.rule.len(), 2);
+        assert_eq!((loaded.file.rule.len(), loaded.file.model.len()), (2, 2));
         assert!(crate::config::Config::load(loaded).is_ok());
         site.server(party::PACS).unwrap();
         site.client(party::MODALITY, party::BOX).unwrap();

@@ -50,6 +50,19 @@ pub struct Planned {
     pub set: Set,
 }
 
+/// A bundle that a site can name.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// The bundle's target.
+    pub bundle: String,
+    /// What the model's bundles' names begin with: `target` of `[[model]]`.
+    pub target: String,
+    /// Its plan: `plan` of `[[model]]`.
+    pub plan: String,
+    /// Its manifest.
+    pub manifest: Manifest,
+}
+
 /// The demonstration vendor's room: `keys/`, `repository/`, `work/`.
 #[derive(Clone, Debug)]
 pub struct DemoVendor {
@@ -111,6 +124,25 @@ impl DemoVendor {
         self.repository().join("metadata/1.root.json")
     }
 
+    /// Publishes a bundle, and where it is the first of its model also its plan and its acceptance set, sealed
+    /// to the device.
+    pub fn add(
+        &self,
+        folder: &Path,
+        duties: &Duties,
+        device: &Recipient,
+        now: OffsetDateTime,
+    ) -> anyhow::Result<Added> {
+        let published = self.publish_bundle(folder, now)?;
+        let id = &published.manifest.model.id;
+        let plan = plan_target(id);
+        if !self.folder.join("work").join(format!("{id}-plan.toml")).exists() {
+            self.publish_plan(folder, duties, Some(device), now)?;
+        }
+        let target = format!("vendors/{VENDOR}/{id}");
+        Ok(Added { bundle: published.bundle, target, plan, manifest: published.manifest })
+    }
+
     /// Packs and publishes a bundle; one that claims to be for clinical use is refused.
     pub fn publish_bundle(&self, folder: &Path, now: OffsetDateTime) -> anyhow::Result<Published> {
         let bundle = Bundle::open(folder)?;
@@ -157,7 +189,7 @@ impl DemoVendor {
         fs::write(&file, format!("# A demonstration's plan. Not for clinical use.\n{text}"))
             .with_context(|| format!("writing {}", file.display()))?;
         Plan::read(&file, &fs::read_to_string(&file)?)?;
-        let target = format!("plans/{VENDOR}/{}.toml", plan.plan.model);
+        let target = plan_target(&plan.plan.model);
         let custom = BTreeMap::from([
             ("kind".to_owned(), json!("plan")),
             ("model".to_owned(), json!(plan.plan.model)),
@@ -173,7 +205,7 @@ impl DemoVendor {
                 getrandom::fill(bytes).map_err(|error| std::io::Error::other(error.to_string()))
             };
             seal(set.bytes.as_slice(), out, std::slice::from_ref(device), random)?;
-            let name = format!("vendors/{VENDOR}/sets/{}.set.age", plan.plan.model);
+            let name = format!("vendors/{VENDOR}/{}/sets/{}.age", plan.plan.model, set.digest);
             let custom = BTreeMap::from([
                 ("kind".to_owned(), json!("acceptance_set")),
                 ("model".to_owned(), json!(plan.plan.model)),
@@ -203,6 +235,10 @@ impl DemoVendor {
         publisher.publish(&change, &Lifetimes::default(), now, &signers, &mut |_, _| {})?;
         Ok(())
     }
+}
+
+fn plan_target(model: &str) -> String {
+    format!("plans/{VENDOR}/{model}.toml")
 }
 
 #[cfg(test)]

@@ -335,6 +335,15 @@ pub struct Association<S> {
     pending: VecDeque<Value>,
 }
 
+/// A data set that may have had to wait for its turn.
+#[derive(Debug)]
+pub enum InTurn<'a> {
+    /// All of it; with the turn, where it is a long one.
+    Whole(Vec<u8>, Option<SemaphorePermit<'a>>),
+    /// Its turn did not come in time: it was read, and is gone.
+    Busy,
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
     /// Asks a peer for an association: `contexts` are abstract syntaxes with their transfer syntaxes.
     pub async fn request(
@@ -539,14 +548,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
 
     /// As [`data_set`](Self::data_set), for an acceptor of many associations: what is longer than
     /// [`SHORT`] waits for the one turn there is, and then must come whole within the idle timeout. The
-    /// turn is yielded with the data set, to be held for as long as its content is in memory.
+    /// turn is yielded with the data set, to be held for as long as its content is in memory. Whoever waits for
+    /// the turn longer than the idle timeout is read to the end, nothing of it kept, and [`InTurn::Busy`] yielded.
     pub async fn data_set_in_turn<'a>(
         &mut self,
         context: u8,
         max: usize,
         turns: &'a Semaphore,
-    ) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), AssociationError> {
+    ) -> Result<InTurn<'a>, AssociationError> {
         let (mut bytes, mut turn) = (Vec::new(), None);
+        let (mut length, mut busy) = (0, false);
         let mut deadline = None;
         loop {
             let (fragment, last) = match deadline {
@@ -555,17 +566,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
                     .await
                     .map_err(|_| AssociationError::Timeout("the rest of a long data set"))??,
             };
-            if bytes.len() + fragment.len() > max {
+            length += fragment.len();
+            if length > max {
                 return Err(AssociationError::DataSetTooLong { max });
             }
-            bytes.extend(fragment);
-            if turn.is_none() && bytes.len() > SHORT {
+            if !busy {
+                bytes.extend(fragment);
+            }
+            if turn.is_none() && deadline.is_none() && length > SHORT {
                 let idle = self.pdus.limits.idle;
-                turn = timeout(idle, turns.acquire()).await.map_err(|_| AssociationError::Busy)?.ok();
+                match timeout(idle, turns.acquire()).await {
+                    Ok(acquired) => turn = acquired.ok(),
+                    Err(_) => (bytes, busy) = (Vec::new(), true),
+                }
                 deadline = Some(Instant::now() + idle);
             }
             if last {
-                return Ok((bytes, turn));
+                return Ok(if busy { InTurn::Busy } else { InTurn::Whole(bytes, turn) });
             }
         }
     }

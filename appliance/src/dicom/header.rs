@@ -24,7 +24,7 @@ const VALUE_MAX: u32 = 64 * 1024;
 /// Deepest nesting of sequences and items that is followed.
 const DEPTH_MAX: usize = 64;
 /// Most bytes that a deflated data set may grow to.
-const INFLATED_MAX: u64 = 4 << 30;
+const INFLATED_MAX: u64 = 1 << 30;
 const UNDEFINED: u32 = u32::MAX;
 /// Ethnic Group: retired from the dictionary in favour of a sequence, but still what scanners send.
 const ETHNIC_GROUP: Tag = Tag(0x0010, 0x2160);

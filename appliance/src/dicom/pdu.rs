@@ -66,9 +66,6 @@ pub enum AssociationError {
         /// What we take.
         max: usize,
     },
-    /// A data set so long that it must wait for others' long ones, which took too long.
-    #[error("other long data sets were being read for too long: the peer may send again")]
-    Busy,
     /// A command set that cannot be read.
     #[error(transparent)]
     Command(#[from] CommandError),

@@ -8,7 +8,7 @@ use dicom_ul::pdu::PresentationContextResultReason;
 use lightbox_provisioning::site::{Capability, Destination, Peer, Site};
 
 use super::association::{Judgement, Roles};
-use super::data_set;
+use super::{data_set, header};
 
 /// Verification SOP class.
 pub const VERIFICATION: &str = "1.2.840.10008.1.1";
@@ -99,12 +99,13 @@ const OTHER_STORAGE: &[&str] = &[
     "1.2.840.10008.5.1.4.45.1",
 ];
 
-/// Whether it is a storage SOP class: every standard one, and every private one. What a PACS
+/// Whether it is a storage SOP class: every standard one, and every private one that is a UID at all. What a PACS
 /// sends must not be lost because a list here is old; what cannot be used is kept as received.
 pub fn is_storage(abstract_syntax: &str) -> bool {
-    abstract_syntax.starts_with("1.2.840.10008.5.1.4.1.1.")
-        || OTHER_STORAGE.contains(&abstract_syntax)
-        || !abstract_syntax.starts_with("1.2.840.10008.")
+    header::is_uid(abstract_syntax)
+        && (abstract_syntax.starts_with("1.2.840.10008.5.1.4.1.1.")
+            || OTHER_STORAGE.contains(&abstract_syntax)
+            || !abstract_syntax.starts_with("1.2.840.10008."))
 }
 
 /// The refusal of a context whose SOP class may not be used.

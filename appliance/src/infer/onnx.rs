@@ -120,6 +120,15 @@ impl OnnxEngine {
     }
 }
 
+/// The commit that a library was built from, in its own words: the branch that they name is often `HEAD`.
+fn commit(info: &str) -> &str {
+    let rest = info.split_once("git-commit-id=").map_or("", |(_, rest)| rest);
+    match rest.split([',', ' ']).next() {
+        Some(commit) if !commit.is_empty() => commit,
+        _ => "unknown",
+    }
+}
+
 fn load(library: &Path) -> Result<Environment, EngineError> {
     let refused = |problem: String| EngineError::Runtime {
         problem: format!("ONNX Runtime's library cannot be loaded from {}: {problem}", library.display()),
@@ -141,7 +150,7 @@ fn load(library: &Path) -> Result<Environment, EngineError> {
 
 impl Engine for OnnxEngine {
     fn describe(&self) -> String {
-        format!("ONNX Runtime, CPU, {} threads", self.threads)
+        format!("ONNX Runtime build {}, CPU, {} threads", commit(ort::info()), self.threads)
     }
 
     fn load(&mut self, network: &[u8]) -> Result<Box<dyn LoadedModel>, EngineError> {
@@ -217,6 +226,12 @@ fn read(name: &str, value: &ort::value::ValueRef<'_>) -> Result<Tensor, EngineEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_build_is_known_by_its_commit() {
+        let info = "ORT Build Info: git-branch=HEAD, git-commit-id=6af1a93, build type=Release";
+        assert_eq!((commit(info), commit(""), commit("git-commit-id=,")), ("6af1a93", "unknown", "unknown"));
+    }
 
     #[test]
     fn a_missing_library_names_the_setting_and_the_remedy() {

@@ -14,7 +14,7 @@ use super::commitment::{Commitments, SILENCE};
 use super::listener::policy::PeerPolicy;
 use super::receive::{Receiver, Sender};
 use super::status::of_service_error;
-use crate::dicom::association::{Association, AssociationError, Incoming, Requested};
+use crate::dicom::association::{Association, AssociationError, InTurn, Incoming, Requested};
 use crate::dicom::commitment::{INFORMATION_MAX, Report};
 use crate::dicom::data_set::DataSet;
 use crate::dicom::dimse::{
@@ -132,7 +132,13 @@ impl Services {
         reports: &mut Reports,
     ) -> Result<Command, AssociationError> {
         let (bytes, turn) = if command.has_data_set {
-            association.data_set_in_turn(context, INFORMATION_MAX, &self.long).await?
+            match association.data_set_in_turn(context, INFORMATION_MAX, &self.long).await? {
+                InTurn::Whole(bytes, turn) => (bytes, turn),
+                InTurn::Busy => {
+                    let comment = "other long requests go first: send again later";
+                    return Ok(command.response(status::RESOURCE_LIMITATION, Some(comment)));
+                }
+            }
         } else {
             (Vec::new(), None)
         };

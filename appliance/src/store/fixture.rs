@@ -251,7 +251,7 @@ fn write_site(folder: &std::path::Path) -> Site {
 name = "RAD-AI-1"
 ae_title = "LIGHTBOX"
 data_dir = "data"
-allow_unsigned_models = true
+udi_di = "09521234543213"
 [appliance.tls]
 certificate = "lightbox.crt"
 key = "lightbox.key"
@@ -275,9 +275,13 @@ certificate = { name = "vera" }
 name = "olaf"
 certificate = { name = "olaf" }
 role = "operator"
+[updates]
+root = "root.json"
+repository = "repository"
 [[model]]
 name = "phantom"
-bundle = "bundles/phantom-detector"
+target = "vendors/lightbox-demo/phantom"
+plan = "plans/phantom.toml"
 [[destination]]
 name = "pacs"
 dicom = { peer = "pacs" }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lightbox_models::life_cycle::State;
 use lightbox_models::pack;
 use lightbox_models::plan::Plan;
-use lightbox_models::trust::{self, Clause, Folder, Known, Override, Refusal, Target, Verified};
+use lightbox_models::trust::{self, Clause, Folder, Known, Override, Refusal, Source, Target, Verified};
 use lightbox_models::{Bundle, Manifest};
 use serde_json::json;
 
@@ -67,9 +67,16 @@ impl Updates {
 
     async fn look(&self, by: &str, override_reason: Option<&str>) -> Result<(), Failed> {
         let updates = &self.site.file.updates;
-        let (Some(root), Some(repository)) = (&updates.root, &updates.repository) else {
-            let why = "updates.root and updates.repository are not set".into();
-            return Err(Failed::Box(LedgerError::Illegal(why)));
+        let source: Arc<dyn Source> = match (&updates.repository, &self.mirror) {
+            (Some(folder), _) => Arc::new(Folder::new(folder)),
+            (None, Some(mirror)) => Arc::new(mirror.clone()),
+            (None, None) => {
+                let why = "neither updates.repository nor updates.mirror is set".into();
+                return Err(Failed::Box(LedgerError::Illegal(why)));
+            }
+        };
+        let Some(root) = &updates.root else {
+            return Err(Failed::Box(LedgerError::Illegal("updates.root is not set".into())));
         };
         let trusted = tokio::fs::read(root).await.map_err(|error| {
             Failed::Refused(Refusal {
@@ -84,7 +91,6 @@ impl Updates {
         let seen = before.and_then(|before| before.seen);
         let known = Known::read(seen.as_deref(), used).map_err(Failed::Refused)?;
         let exception = override_reason.map(|why| Override { who: by.to_owned(), why: why.to_owned() });
-        let source = Arc::new(Folder::new(repository));
         let verified = trust::verify(source, &trusted, &known, self.clock.now(), exception.as_ref())
             .await
             .map_err(Failed::Refused)?;

@@ -52,6 +52,12 @@ impl Folders {
         folder::sync(&self.models)
     }
 
+    /// Takes the mark away.
+    pub(super) fn unmark(&self) -> io::Result<()> {
+        fs::remove_file(self.mark())?;
+        folder::sync(&self.models)
+    }
+
     /// Removes what interrupted installations left: everything on its way, and folders that are no version's.
     /// Only while no installation is under way.
     pub fn clean(&self, kept: &[String]) -> io::Result<usize> {

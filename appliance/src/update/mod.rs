@@ -9,9 +9,11 @@
 //! The switch is a row of the ledger (`store::models`). [`registry`] opens what that row names.
 
 mod acceptance;
+mod anew;
 mod check;
 mod evidence;
 mod files;
+mod mirror;
 mod monitor;
 mod recall;
 pub mod registry;
@@ -32,11 +34,15 @@ use tokio::time::Instant;
 
 use crate::admin::ModelLine;
 use crate::clock::SharedClock;
+use crate::config::chain;
+use crate::dicom::tls::live::Live;
+use crate::infer;
 use crate::infer::engine::EngineHandle;
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::models;
 use crate::store::objects::Objects;
 
+pub use anew::begin_anew;
 pub use evidence::Kept;
 pub use files::Folders;
 pub use monitor::Monitors;
@@ -83,12 +89,10 @@ impl Managed {
 pub fn managed(site: &Site) -> Vec<Managed> {
     let models = site.file.model.iter();
     models
-        .filter_map(|model| {
-            Some(Managed {
-                name: model.name.clone(),
-                target: model.target.clone()?,
-                plan: model.plan.clone()?,
-            })
+        .map(|model| Managed {
+            name: model.name.clone(),
+            target: model.target.clone(),
+            plan: model.plan.clone(),
         })
         .collect()
 }
@@ -161,6 +165,7 @@ pub struct Updates {
     /// Told when a job may run that could not before.
     work: Arc<Notify>,
     folders: Folders,
+    mirror: Option<mirror::Mirror>,
 }
 
 impl Updates {
@@ -186,6 +191,7 @@ impl Updates {
             engine,
             work: work.clone(),
             folders: Folders::of(&site.file.appliance.data_dir),
+            mirror: None,
         })
     }
 
@@ -210,6 +216,13 @@ impl Updates {
         }
     }
 
+    /// The same with the mirror that the site may name, known by the newest certificates.
+    #[must_use]
+    pub fn with_mirror(mut self, live: &watch::Receiver<Arc<Live>>) -> Self {
+        self.mirror = mirror::Mirror::of_site(&self.site, live);
+        self
+    }
+
     /// Runs until `stop` turns true. It may be left at any point: so may a power cut leave it.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         tokio::select! {
@@ -220,6 +233,7 @@ impl Updates {
 
     async fn turns(&self) {
         self.report(self.clean().await, "what an interrupted installation left cannot be removed");
+        self.report(self.load_active().await, "the active versions cannot be looked up");
         let minutes = self.site.file.updates.check_minutes;
         let every = Duration::from_secs(60 * minutes);
         let interrupted = self.is_interrupted().await;
@@ -248,6 +262,25 @@ impl Updates {
             }
             tokio::time::sleep(TICK).await;
         }
+    }
+
+    /// Loads what is active, so that no study is the first to find a fault, or has to wait for it.
+    async fn load_active(&self) -> Result<(), LedgerError> {
+        let versions = self.ledger.read(|reader| models::versions(reader, None)).await?;
+        for version in versions.into_iter().filter(|version| version.state == State::Active) {
+            let (registry, digest) = (self.registry.clone(), version.digest.clone());
+            let opened = tokio::task::spawn_blocking(move || registry.open(&digest)).await;
+            let loaded = match opened.map_err(|_| LedgerError::Panicked)? {
+                Ok(bundle) => infer::load(&bundle, &self.engine).await.map_err(|error| chain(&error)),
+                Err(error) => Err(chain(&error)),
+            };
+            let (model, digest) = (version.slot, version.digest);
+            match loaded {
+                Ok(()) => tracing::info!(model, digest, engine = self.engine.describe(), "model loaded"),
+                Err(why) => tracing::error!(model, digest, why, "the active version cannot be loaded"),
+            }
+        }
+        Ok(())
     }
 
     /// Whether a version is on its way that only a look at the repository takes further.

@@ -25,6 +25,7 @@ use crate::store::models::{self, Actor, VersionRow};
 const TICK: Duration = Duration::from_millis(500);
 /// The pause after a look, in times of its length: windows of many thousand studies must not be read all the time.
 const PAUSE: u32 = 20;
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// What a version's note begins with where a monitor wrote it.
 const MARK: &str = "monitor ";
 
@@ -102,7 +103,7 @@ impl Monitors {
                     }
                 }
             }
-            tokio::time::sleep(TICK.max(started.elapsed() * PAUSE)).await;
+            tokio::time::sleep((started.elapsed() * PAUSE).clamp(TICK, PAUSE_MAX)).await;
         }
     }
 

@@ -1,4 +1,4 @@
-//! The models that may run: unsigned bundles by their name, versions of signed ones by their digest.
+//! The models that may run: versions, by the digest of their bundle.
 //!
 //! It decides nothing. Which version a job runs with stands in the ledger; this opens its folder, which
 //! hashes every file of it, once.
@@ -32,7 +32,6 @@ pub struct Registry {
 }
 
 struct Inner {
-    unsigned: BTreeMap<String, Arc<Bundle>>,
     folders: Folders,
     open: Mutex<BTreeMap<String, Arc<Bundle>>>,
 }
@@ -42,44 +41,28 @@ struct Inner {
 pub struct Resolved {
     /// Its bundle.
     pub bundle: Arc<Bundle>,
-    pinned: Option<Pinned>,
+    pinned: Pinned,
 }
 
 impl Resolved {
     /// As results name it.
     pub fn identity(&self) -> ModelIdentity {
         let mut model = structure::identity(&self.bundle);
-        match &self.pinned {
-            // Whoever allowed it to run unsigned is told so by every result.
-            None => model.not_for_clinical_use = true,
-            Some(pinned) => {
-                model.plan.clone_from(&pinned.plan);
-                model.acceptance.clone_from(&pinned.acceptance);
-            }
-        }
+        model.plan.clone_from(&self.pinned.plan);
+        model.acceptance.clone_from(&self.pinned.acceptance);
         model
     }
 }
 
 impl Registry {
-    /// From the unsigned bundles and the data folder.
-    pub fn new(unsigned: BTreeMap<String, Arc<Bundle>>, data_dir: &Path) -> Self {
-        let folders = Folders::of(data_dir);
-        Registry { inner: Arc::new(Inner { unsigned, folders, open: Mutex::default() }) }
+    /// Of a data folder.
+    pub fn new(data_dir: &Path) -> Self {
+        Registry { inner: Arc::new(Inner { folders: Folders::of(data_dir), open: Mutex::default() }) }
     }
 
-    /// The model of a job. Blocking: a version that is not open yet is hashed.
-    pub fn resolve(&self, model: &str, pinned: Option<&Pinned>) -> Result<Option<Resolved>, OpenError> {
-        match pinned {
-            Some(pinned) => {
-                let bundle = self.open(&pinned.digest)?;
-                Ok(Some(Resolved { bundle, pinned: Some(pinned.clone()) }))
-            }
-            None => {
-                let found = self.inner.unsigned.get(model);
-                Ok(found.map(|bundle| Resolved { bundle: bundle.clone(), pinned: None }))
-            }
-        }
+    /// The version that a job is pinned to. Blocking: one that is not open yet is hashed.
+    pub fn resolve(&self, pinned: &Pinned) -> Result<Resolved, OpenError> {
+        Ok(Resolved { bundle: self.open(&pinned.digest)?, pinned: pinned.clone() })
     }
 
     /// Opens a version. Blocking.

@@ -74,6 +74,7 @@ pub struct Remote {
     url: WebUrl,
     /// The newest certificates and keys; `None` calls without TLS.
     tls: Option<watch::Receiver<Arc<Live>>>,
+    whose: Whose,
     connect: Duration,
     respond: Duration,
     /// Time for a whole query.
@@ -86,6 +87,13 @@ pub struct Remote {
     pub max_instance: u64,
     /// Most instances of a retrieval.
     pub max_instances: u32,
+}
+
+/// By which entry of the site file the other side's certificate is known.
+#[derive(Clone, Copy, Debug)]
+enum Whose {
+    Peer,
+    Mirror,
 }
 
 /// An answer whose body is still to be read. Dropping it closes the connection.
@@ -225,6 +233,7 @@ impl Remote {
         Some(Remote {
             name: peer.name.clone(),
             tls: url.encrypted.then(|| live.clone()),
+            whose: Whose::Peer,
             url,
             connect: Duration::from_secs(deliver.connect_timeout_seconds),
             respond: Duration::from_secs(deliver.response_timeout_seconds),
@@ -236,6 +245,27 @@ impl Remote {
         })
     }
 
+    /// The mirror of the repository of models; `None` if the site names none.
+    pub fn of_mirror(site: &Site, live: &watch::Receiver<Arc<Live>>) -> Option<Self> {
+        let url = WebUrl::parse(&site.file.updates.mirror.as_ref()?.url)?;
+        let deliver = &site.file.deliver;
+        let within = Duration::from_secs(deliver.response_timeout_seconds);
+        Some(Remote {
+            name: "mirror of models".into(),
+            // The site file's check lets no other pass.
+            tls: Some(live.clone()),
+            whose: Whose::Mirror,
+            url,
+            connect: Duration::from_secs(deliver.connect_timeout_seconds),
+            respond: within,
+            deadline: within,
+            retrieve_deadline: within,
+            max_body: 0,
+            max_instance: 0,
+            max_instances: 0,
+        })
+    }
+
     /// A peer at this address, without TLS.
     #[cfg(test)]
     pub fn plain(authority: &str) -> Self {
@@ -244,6 +274,7 @@ impl Remote {
             name: "pacs".into(),
             url: WebUrl { encrypted: false, authority: authority.to_owned(), path: "/dicom-web".into() },
             tls: None,
+            whose: Whose::Peer,
             connect: within,
             respond: within,
             deadline: within,
@@ -264,7 +295,10 @@ impl Remote {
         let config = match &self.tls {
             None => None,
             Some(live) => {
-                let config = live.borrow().peer_clients.get(&self.name).cloned();
+                let config = match self.whose {
+                    Whose::Peer => live.borrow().peer_clients.get(&self.name).cloned(),
+                    Whose::Mirror => live.borrow().mirror_client.clone(),
+                };
                 Some(config.ok_or(PeerError::NoCertificate)?)
             }
         };

@@ -172,7 +172,7 @@ impl Clause {
             Clause::SeenVersionsMissing => (
                 "seen-versions-missing",
                 "has been used before, but the record of its versions is gone",
-                "restore the ledger; without the record an old repository cannot be told from a new one",
+                "restore the ledger; if it is lost for good, a person decides (`lightbox models begin-anew`), as without the record an old repository cannot be told from a new one",
             ),
             Clause::SeenVersionsUnreadable => (
                 "seen-versions-unreadable",

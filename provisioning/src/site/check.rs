@@ -434,7 +434,6 @@ fn join_paths(file: &mut SiteFile, folder: &Path) {
         .filter_map(|peer| peer.user_identity.as_mut()?.passcode_file.as_mut())
         .for_each(join);
     file.infer.onnxruntime.iter_mut().for_each(join);
-    file.model.iter_mut().filter_map(|model| model.bundle.as_mut()).for_each(join);
     file.updates.root.iter_mut().for_each(join);
     file.updates.repository.iter_mut().for_each(join);
 }
@@ -471,17 +470,6 @@ pub(super) fn files(site: &Site) -> Result<(), SiteError> {
             format!("{} is not a file", library.display()),
             "name libonnxruntime.so of ONNX Runtime 1.24 or newer",
         );
-    }
-    for (index, model) in site.file.model.iter().enumerate() {
-        if let Some(bundle) = &model.bundle
-            && !bundle.join("manifest.toml").is_file()
-        {
-            problems.add(
-                format!("model[{index}].bundle"),
-                format!("{} has no manifest.toml", bundle.display()),
-                "name the folder of a model bundle",
-            );
-        }
     }
     updates::files(&site.file, &mut problems);
     problems.into_result(&site.path)

@@ -81,13 +81,9 @@ pub struct Appliance {
     /// Our certificate and whom we trust.
     pub tls: Tls,
     /// This device's own identifier, the UDI-DI under which it was cleared: only models and plans that name
-    /// it come to run. Needed where a model has `target`.
+    /// it come to run. Needed where there is a model.
     #[serde(default)]
     pub udi_di: Option<String>,
-    /// Run bundles without a signature. Off by default; when on, every result is stamped
-    /// "not for clinical use".
-    #[serde(default)]
-    pub allow_unsigned_models: bool,
     /// Local time, as a fixed offset from UTC, e.g. `+02:00`: the schedules of rules are in it. There
     /// is no change to daylight saving time: the hours of a schedule stay where they are in UTC.
     #[serde(default = "default_utc_offset")]
@@ -375,8 +371,20 @@ pub struct Updates {
     pub root: Option<PathBuf>,
     /// The repository: a folder that holds `metadata/` and `targets/`, such as a mounted stick or a share.
     pub repository: Option<PathBuf>,
+    /// Instead of `repository`: a mirror of it inside the hospital.
+    pub mirror: Option<Mirror>,
     /// Minutes between two looks at the repository. 0 looks only when `lightbox models check` asks for it.
     pub check_minutes: u64,
+}
+
+/// `[updates.mirror]`: an HTTPS server that offers the repository's files as they are.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// Where `metadata/` and `targets/` are, e.g. `https://mirror.example.org/models`.
+    pub url: String,
+    /// How the server's certificate is known. Ours is shown if it asks for one.
+    pub certificate: Certificate,
 }
 
 /// `[deliver]`: how results are sent.
@@ -580,24 +588,19 @@ pub enum Role {
     Operator,
 }
 
-/// `[[model]]`: a model bundle that rules may name.
+/// `[[model]]`: a model that rules may name. It comes from the signed repository that `[updates]` names, and runs
+/// only inside its change-control plan. To try a site: `lightbox repository demo`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// Name that rules use.
     pub name: String,
-    /// Folder of an unsigned bundle (with its `manifest.toml`). Needs
-    /// `appliance.allow_unsigned_models = true`.
-    #[serde(default)]
-    pub bundle: Option<PathBuf>,
-    /// Instead of `bundle`: what the model's versions in the signed repository begin with, e.g.
-    /// `vendors/acme/detector` for `vendors/acme/detector-2.lightbox`. Which version runs is said by the
-    /// plan and by the people who approve: `lightbox models`. Until one is active, its jobs wait.
-    #[serde(default)]
-    pub target: Option<String>,
-    /// With `target`: the change-control plan in the signed repository, e.g. `plans/detector.toml`.
-    #[serde(default)]
-    pub plan: Option<String>,
+    /// What the model's versions in the signed repository begin with, e.g. `vendors/acme/detector` for
+    /// `vendors/acme/detector-2.lightbox`. Which version runs is said by the plan and by the people who
+    /// approve: `lightbox models`. Until one is active, its jobs wait.
+    pub target: String,
+    /// Its change-control plan in the signed repository, e.g. `plans/detector.toml`.
+    pub plan: String,
 }
 
 /// `[[destination]]`: exactly one of `dicom`, `dicomweb` and `hl7`.

@@ -1,68 +1,42 @@
 //! Checks of `[updates]` and of the models that come from the signed repository.
 
-use super::SiteFile;
-use super::check::Problems;
+use super::check::{Problems, certificate};
+use super::{SiteFile, WebUrl};
 
 /// Judges the text.
 pub(super) fn check(file: &SiteFile, problems: &mut Problems<'_>) {
     let updates = &file.updates;
-    let mut managed = false;
     for (index, model) in file.model.iter().enumerate() {
         let at = |key: &str| format!("model[{index}].{key}");
-        match (&model.bundle, &model.target, &model.plan) {
-            (Some(_), None, None) => {}
-            (None, Some(target), Some(plan)) => {
-                managed = true;
-                let vendor = target.strip_prefix("vendors/").and_then(|rest| rest.split_once('/'));
-                if !is_name(target) || vendor.is_none() {
-                    problems.add(
-                        at("target"),
-                        format!("\"{target}\" is no place for a vendor's bundles"),
-                        "write vendors/NAME/MODEL, e.g. \"vendors/acme/detector\"",
-                    );
-                }
-                if !is_name(plan) || !plan.starts_with("plans/") {
-                    problems.add(
-                        at("plan"),
-                        format!("\"{plan}\" is no place for a plan"),
-                        "write plans/NAME, e.g. \"plans/detector.toml\"",
-                    );
-                }
-                let same = |other: &str| target == other;
-                if file.model[..index].iter().any(|other| other.target.as_deref().is_some_and(same)) {
-                    problems.add(
-                        at("target"),
-                        format!("two models have the target \"{target}\""),
-                        "give each signed model one [[model]]",
-                    );
-                }
-            }
-            (None, None, None) => problems.add(
-                at("bundle"),
-                format!("model \"{}\" says nothing of where it comes from", model.name),
-                "give either bundle, or target and plan",
-            ),
-            (Some(_), _, _) => problems.add(
-                at("bundle"),
-                format!("model \"{}\" has both a folder and a place in the repository", model.name),
-                "give either bundle, or target and plan",
-            ),
-            (None, Some(_), None) => problems.add(
-                at("plan"),
-                format!("model \"{}\" has a target without a plan", model.name),
-                "name its change-control plan, e.g. plan = \"plans/detector.toml\": no signed model runs without one",
-            ),
-            (None, None, Some(_)) => problems.add(
+        let (target, plan) = (&model.target, &model.plan);
+        let vendor = target.strip_prefix("vendors/").and_then(|rest| rest.split_once('/'));
+        if !is_name(target) || vendor.is_none() {
+            problems.add(
                 at("target"),
-                format!("model \"{}\" has a plan without a target", model.name),
-                "name where its bundles are, e.g. target = \"vendors/acme/detector\"",
-            ),
+                format!("\"{target}\" is no place for a vendor's bundles"),
+                "write vendors/NAME/MODEL, e.g. \"vendors/acme/detector\"",
+            );
+        }
+        if !is_name(plan) || !plan.starts_with("plans/") {
+            problems.add(
+                at("plan"),
+                format!("\"{plan}\" is no place for a plan"),
+                "write plans/NAME, e.g. \"plans/detector.toml\"",
+            );
+        }
+        if file.model[..index].iter().any(|other| other.target == *target) {
+            problems.add(
+                at("target"),
+                format!("two models have the target \"{target}\""),
+                "give each model one [[model]]",
+            );
         }
     }
-    if managed {
+    let offered = updates.repository.is_some() || updates.mirror.is_some();
+    if !file.model.is_empty() {
         let missing = [
             ("updates.root", updates.root.is_none(), "name the root.json that was handed over with the box"),
-            ("updates.repository", updates.repository.is_none(), "name the repository's folder"),
+            ("updates.repository", !offered, "name the repository's folder, or give updates.mirror"),
             (
                 "appliance.udi_di",
                 file.appliance.udi_di.is_none(),
@@ -70,11 +44,28 @@ pub(super) fn check(file: &SiteFile, problems: &mut Problems<'_>) {
             ),
         ];
         for (key, _, remedy) in missing.into_iter().filter(|(_, missing, _)| *missing) {
-            problems.add(key, "a model with `target` needs this key", remedy);
+            problems.add(key, "a model needs this key", remedy);
         }
     }
-    if updates.root.is_some() != updates.repository.is_some() && !managed {
-        problems.add("updates", "root and repository go together", "give both, or neither");
+    if updates.root.is_some() != offered && file.model.is_empty() {
+        problems.add("updates", "root goes together with repository or mirror", "give both, or neither");
+    }
+    if updates.repository.is_some() && updates.mirror.is_some() {
+        problems.add(
+            "updates.mirror",
+            "there is a repository already",
+            "give repository or mirror, not both",
+        );
+    }
+    if let Some(mirror) = &updates.mirror {
+        if !WebUrl::parse(&mirror.url).is_some_and(|url| url.encrypted) {
+            problems.add(
+                "updates.mirror.url",
+                format!("\"{}\" is no address of an HTTPS server", mirror.url),
+                "write e.g. \"https://mirror.example.org/models\", without user, query and fragment",
+            );
+        }
+        certificate("updates.mirror.certificate", &mirror.certificate, file, problems);
     }
     if updates.check_minutes > 60 * 24 * 31 {
         problems.add("updates.check_minutes", "longer than a month", "use 0 (by hand) to 44640");
@@ -84,8 +75,8 @@ pub(super) fn check(file: &SiteFile, problems: &mut Problems<'_>) {
     {
         problems.add(
             "updates.repository",
-            "an address, where this release reads folders only",
-            "mirror the repository into a folder that the box can read, or mount the share, and name that",
+            "an address instead of a folder",
+            "write updates.mirror = { url = \"https://…\", certificate = { name = \"…\" } }",
         );
     }
     if let Some(udi) = &file.appliance.udi_di

@@ -2,6 +2,7 @@
 
 pub mod announcer;
 pub mod curl;
+pub mod mirror;
 pub mod mllp;
 pub mod order_sender;
 pub mod orthanc;

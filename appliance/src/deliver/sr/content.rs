@@ -8,7 +8,7 @@ use crate::clock::from_ms;
 use crate::finding::{Code, Finding, Region, Source, Tier};
 
 use super::super::context::ResultContext;
-use super::super::notes::{BANNER, absence, decimal, notes};
+use super::super::notes::{BANNER, absence, algorithm_parameters, decimal, notes};
 use super::tree::{Item, Relationship, Value, limited};
 use super::{SrError, is_uid};
 
@@ -105,13 +105,8 @@ fn algorithm(context: &ResultContext) -> Vec<Item> {
     let mut items = vec![
         Item::new(HasConceptModifier, dcm("111001", "Algorithm Name"), name(&model.name)),
         Item::new(HasConceptModifier, dcm("111003", "Algorithm Version"), name(&model.version)),
-        parameter(format!("bundle={}", model.id)),
-        parameter(format!("bundle_sha256={}", model.digest)),
     ];
-    items.extend(model.plan.iter().map(|plan| parameter(format!("change_control_plan={plan}"))));
-    items.extend(
-        model.acceptance.iter().map(|record| parameter(format!("acceptance_record_sha256={record}"))),
-    );
+    items.extend(algorithm_parameters(model).into_iter().map(parameter));
     items.push(parameter(format!("study_revision={}", context.revision)));
     items.push(Item::new(
         HasConceptModifier,

@@ -52,6 +52,8 @@ pub struct Live {
     pub clients: BTreeMap<String, Arc<ClientConfig>>,
     /// For peers by TLS that we call, by the peer's name.
     pub peer_clients: BTreeMap<String, Arc<ClientConfig>>,
+    /// For the mirror of the repository of models, where the site names one.
+    pub mirror_client: Option<Arc<ClientConfig>>,
     /// What expires when; certificates of peers are known only when they have called.
     pub expiries: Vec<Expiry>,
 }
@@ -113,6 +115,10 @@ impl Live {
                 peer_clients.insert(peer.name.clone(), config);
             }
         }
+        let mirror = site.file.updates.mirror.as_ref().and_then(|mirror| Known::of(&mirror.certificate));
+        let mirror_client = mirror
+            .map(|known| client_config_with(known, roots.clone(), Some(&identity), lists.clone()))
+            .transpose()?;
         let mut clients = BTreeMap::new();
         for destination in &site.file.destination {
             let certificate = match (&destination.dicom, &destination.hl7) {
@@ -131,6 +137,7 @@ impl Live {
             sources_server: sources.server_config(&identity)?,
             sources,
             peer_clients,
+            mirror_client,
             identity,
             roots,
             peers,

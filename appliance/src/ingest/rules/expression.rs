@@ -10,17 +10,38 @@ use super::SeriesFacts;
 use crate::dicom::attributes::Attributes;
 use crate::phi::Phi;
 
+/// Longest expression.
+const LENGTH_MAX: usize = 4096;
+/// What goes through a list; nested, the time is the product of the lists' lengths.
+const LOOPS: [&str; 5] = [".map(", ".filter(", ".all(", ".exists(", ".exists_one("];
+/// Most of them in an expression.
+const LOOPS_MAX: usize = 2;
+
 /// Compiles an expression and tries it on a sample, so that an expression's slips show before a study
 /// does.
 pub(super) fn compile(text: &str) -> Result<Program, String> {
+    let loops: usize = LOOPS.iter().map(|name| text.matches(name).count()).sum();
+    if text.len() > LENGTH_MAX || loops > LOOPS_MAX {
+        return Err(format!(
+            "it is longer than {LENGTH_MAX} bytes, or has more than {LOOPS_MAX} of map, filter, all, exists and exists_one, which may take minutes for each study"
+        ));
+    }
     // The CEL parser is fed by the site, not by peers; still, a bug in it must become a message and
     // not the end of the daemon.
     let program =
         catch_unwind(AssertUnwindSafe(|| Program::compile(text).map_err(|error| error.to_string())))
             .unwrap_or_else(|_| Err("the expression cannot be parsed".into()))?;
-    match unknown_name(&program) {
-        Some(name) => Err(format!("it asks for `{name}`, which there is not")),
-        None => Ok(program),
+    let sample = sample();
+    let sums = StudySums::of(std::slice::from_ref(&sample));
+    match Seen::new(&sample, &sums).evaluate(&program) {
+        Err(ExecutionError::NoSuchKey(name) | ExecutionError::UndeclaredReference(name)) => {
+            Err(format!("it asks for `{name}`, which there is not"))
+        }
+        Ok(value) if !matches!(value, Value::Bool(_)) => {
+            Err(format!("it yields a value of type {}, and not true or false", value.type_of()))
+        }
+        // A comparison that fails on the sample's values may hold on a study's.
+        _ => Ok(program),
     }
 }
 
@@ -136,19 +157,6 @@ fn sample() -> SeriesFacts {
         peer: "X".into(),
         sop_class_uid: "1.2".into(),
         instances: 1,
-    }
-}
-
-/// A name in the expression that no study will ever have.
-fn unknown_name(program: &Program) -> Option<String> {
-    let sample = sample();
-    let sums = StudySums::of(std::slice::from_ref(&sample));
-    match Seen::new(&sample, &sums).evaluate(program) {
-        Err(ExecutionError::NoSuchKey(name) | ExecutionError::UndeclaredReference(name)) => {
-            Some(name.to_string())
-        }
-        // A comparison that fails on the sample's values may hold on a study's.
-        _ => None,
     }
 }
 

@@ -15,14 +15,14 @@ pub struct Pinned {
     pub acceptance: Option<String>,
 }
 
-/// A condition on `jobs j`: its model may run now. An unsigned model always may; of a signed one, a version
-/// is active, or the one that began the job was followed by another and is still kept. One that was rolled
-/// back or recalled may not, whoever began with it.
+/// A condition on `jobs j`: its model may run now. A version is active, or the one that began the job was
+/// followed by another and is still kept. One that was rolled back or recalled may not, whoever began with it.
+/// A model that the site file names no more is not waited for: its job is claimed, and fails with that reason.
 pub(in crate::store) const MAY_RUN: &str = "(NOT EXISTS (SELECT 1 FROM model_slots m WHERE m.slot = j.model \
     AND m.managed = 1) OR EXISTS (SELECT 1 FROM model_versions v WHERE v.slot = j.model AND (v.state = 'active' \
     OR (v.digest = j.pinned_digest AND v.state = 'retired' AND v.kept = 1))))";
 
-/// Pins a job that is being claimed; none for an unsigned model.
+/// Pins a job that is being claimed; none where the site file names its model no more.
 pub fn pin(writer: &Writer<'_>, job: i64) -> Result<Option<Pinned>, LedgerError> {
     let tx = writer.tx();
     let found: Option<Pinned> = tx
