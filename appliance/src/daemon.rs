@@ -229,6 +229,7 @@ impl Daemon {
         let mut tasks = JoinSet::new();
         let work = Arc::new(Notify::new());
         let wakes = Wakes::new(file.destination.len());
+        let busy = Arc::new(watch::channel(false).0);
         let pipeline = Pipeline {
             site: site.clone(),
             registry: registry.clone(),
@@ -240,6 +241,7 @@ impl Daemon {
             clock: clock.clone(),
             work: work.clone(),
             queued: Arc::new(wakes.results.clone()),
+            busy: busy.clone(),
         };
         let (new_live, live) = watch::channel(config.live.clone());
         let prior_wishes = Arc::new(Notify::new());
@@ -353,6 +355,8 @@ impl Daemon {
         if let Some(updates) =
             Updates::of_site(&site, &store.ledger, &store.identity, &clock, &registry, engine.as_ref(), &work)
         {
+            tasks.spawn(updates.monitors().run(stopped.clone()));
+            tasks.spawn(updates.shadow(&store.objects, busy.subscribe()).run(stopped.clone()));
             let updates = updates.with_mirror(&live);
             tasks.spawn(updates.run(stopped.clone()));
         }

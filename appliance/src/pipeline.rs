@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lightbox_bootstrap::identity::{DeviceIdentity, uid_from_digest};
+use lightbox_models::Bundle;
 use lightbox_provisioning::site::{FailedRun, Site};
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
@@ -24,7 +25,7 @@ use crate::phi::Phi;
 use crate::report;
 use crate::store::jobs::{self, Claim, Ended, Instance, Made};
 use crate::store::ledger::{Ledger, LedgerError};
-use crate::store::models;
+use crate::store::models::{self, Reading};
 use crate::store::objects::Objects;
 use crate::store::results::Results;
 use crate::structure;
@@ -58,6 +59,15 @@ pub struct Pipeline {
     pub work: Arc<Notify>,
     /// Told when a delivery was queued, one for each destination.
     pub queued: Arc<Vec<Arc<Notify>>>,
+    /// True while there is a job: work without a result gives way.
+    pub busy: Arc<watch::Sender<bool>>,
+}
+
+/// A model that ran.
+struct Ran {
+    result: ModelResult,
+    evidence: Vec<Instance>,
+    reading: Option<Reading>,
 }
 
 /// Why a job failed, and whether trying again can help.
@@ -116,10 +126,11 @@ impl Pipeline {
             let lease_ms = LEASE.as_millis() as i64;
             match self.ledger.write(move |writer| jobs::claim(writer, &owner, lease_ms)).await {
                 Ok(Some(claim)) => {
+                    self.busy.send_replace(true);
                     self.run_job(claim).await;
                     continue;
                 }
-                Ok(None) => {}
+                Ok(None) => drop(self.busy.send_replace(false)),
                 Err(error) => tracing::error!(reason = error.to_string(), "jobs cannot be claimed"),
             }
             tokio::select! {
@@ -133,15 +144,21 @@ impl Pipeline {
     async fn run_job(&self, claim: Claim) {
         let mut timings = BTreeMap::new();
         let ran = self.infer_and_structure(&claim, &mut timings).await;
-        let ended = match ran {
-            Ok((outcome, evidence)) => self.make_outputs(&claim, outcome, evidence, None, &mut timings).await,
-            Err(failure) if failure.may_pass(claim.attempts) => Err(failure),
-            Err(failure) => self.make_failed_outputs(&claim, failure.reason, &mut timings).await,
+        let (ended, reading) = match ran {
+            Ok(Ran { result, evidence, reading }) => {
+                (self.make_outputs(&claim, result, evidence, None, &mut timings).await, reading)
+            }
+            Err(failure) if failure.may_pass(claim.attempts) => (Err(failure), None),
+            Err(failure) => {
+                let reading = Reading::failed(&failure.reason);
+                (self.make_failed_outputs(&claim, failure.reason, &mut timings).await, Some(reading))
+            }
         };
         let (study, model) = (claim.study_key.clone(), claim.model.clone());
         let end = match ended {
             Ok(mut ended) => {
                 ended.timings = timings;
+                ended.reading = reading;
                 End::Ended(Box::new(ended))
             }
             Err(failure) if failure.may_pass(claim.attempts) => {
@@ -154,6 +171,7 @@ impl Pipeline {
                 error: Some(failure.reason),
                 made: None,
                 timings,
+                reading,
             })),
         };
         self.write_end(&claim, &end).await;
@@ -201,42 +219,17 @@ impl Pipeline {
         &self,
         claim: &Claim,
         timings: &mut BTreeMap<&'static str, u64>,
-    ) -> Result<(ModelResult, Vec<Instance>), Failure> {
+    ) -> Result<Ran, Failure> {
         let resolved = self.resolve(claim).await?;
-        let bundle = &resolved.bundle;
         let engine = self.engine.as_ref().ok_or_else(|| Failure::lasting("no engine is running"))?;
         let evidence = self.evidence(claim).await?;
-        let images: Vec<StoredImage> = evidence
-            .iter()
-            .filter(|instance| instance.readable && claim.series.contains(&instance.reference.series_uid))
-            .map(|instance| StoredImage {
-                instance: instance.reference.clone(),
-                source: self.objects.source(&instance.object),
-            })
-            .collect();
-        let unreadable = evidence
-            .iter()
-            .filter(|instance| !instance.readable && claim.series.contains(&instance.reference.series_uid))
-            .count();
-        let started = Instant::now();
-        infer::load(bundle, engine).await.map_err(|error| Failure::engine(&error))?;
-        let limits = infer::image::Limits::default();
-        let mut raw =
-            infer::run(bundle, engine, &images, &limits).await.map_err(|error| Failure::engine(&error))?;
-        timings.insert("infer", millis(started));
-        if unreadable > 0 {
-            let reason = format!("{unreadable} images are damaged");
-            raw.completeness = match raw.completeness {
-                Completeness::Complete => Completeness::Partial(reason),
-                Completeness::Partial(other) => Completeness::Partial(format!("{other}; {reason}")),
-                Completeness::NotRun(other) => Completeness::NotRun(format!("{other}; {reason}")),
-            };
-        }
-        let started = Instant::now();
-        let mut result = structure::structure(bundle, &raw);
+        let examined = examine(&resolved.bundle, engine, &self.objects, claim, &evidence).await;
+        let Examined { mut result, reading, infer_ms, structure_ms } =
+            examined.map_err(|error| Failure::engine(&error))?;
+        timings.insert("infer", infer_ms);
+        timings.insert("structure", structure_ms);
         result.model = resolved.identity();
-        timings.insert("structure", millis(started));
-        Ok((result, evidence))
+        Ok(Ran { result, evidence, reading })
     }
 
     /// The version that a job runs with. Its files are this box's matter: where they cannot be read, the study
@@ -269,7 +262,7 @@ impl Pipeline {
         timings: &mut BTreeMap<&'static str, u64>,
     ) -> Result<Ended, Failure> {
         let Ok(resolved) = self.resolve(claim).await else {
-            return Ok(Ended { outcome: None, error: Some(reason), made: None, timings: BTreeMap::new() });
+            return Ok(Ended { error: Some(reason), ..Ended::default() });
         };
         let evidence = self.evidence(claim).await?;
         let result = ModelResult {
@@ -296,7 +289,7 @@ impl Pipeline {
         };
         let error = error.or_else(|| not_run.clone());
         if not_run.is_some() && self.site.file.deliver.failed_run == FailedRun::None {
-            return Ok(Ended { outcome: Some(result), error, made: None, timings: BTreeMap::new() });
+            return Ok(Ended { outcome: Some(result), error, ..Ended::default() });
         }
         let started = Instant::now();
         let draft = report::draft(&result, claim.revision);
@@ -312,12 +305,7 @@ impl Pipeline {
             .await
             .map_err(|_| Failure::lasting("building the outputs failed in the code that does it"))??;
         timings.insert("build", millis(started));
-        Ok(Ended {
-            outcome: Some(made.context.result.clone()),
-            error,
-            made: Some(made),
-            timings: BTreeMap::new(),
-        })
+        Ok(Ended { outcome: Some(made.context.result.clone()), error, made: Some(made), ..Ended::default() })
     }
 
     /// Builds SR and messages and puts them on disk. Blocking.
@@ -390,6 +378,56 @@ impl Pipeline {
             ids,
         })
     }
+}
+
+/// What a version says of what a job sees.
+pub struct Examined {
+    /// In codes.
+    pub result: ModelResult,
+    /// In numbers; none where nothing was there for it to look at.
+    pub reading: Option<Reading>,
+    infer_ms: u64,
+    structure_ms: u64,
+}
+
+/// Loads a version, runs it on what a job sees, and puts what it says into codes.
+pub async fn examine(
+    bundle: &Arc<Bundle>,
+    engine: &EngineHandle,
+    objects: &Objects,
+    claim: &Claim,
+    evidence: &[Instance],
+) -> Result<Examined, infer::Error> {
+    let given = || evidence.iter().filter(|instance| claim.series.contains(&instance.reference.series_uid));
+    let images: Vec<StoredImage> = given()
+        .filter(|instance| instance.readable)
+        .map(|instance| StoredImage {
+            instance: instance.reference.clone(),
+            source: objects.source(&instance.object),
+        })
+        .collect();
+    let unreadable = given().filter(|instance| !instance.readable).count();
+    let started = Instant::now();
+    infer::load(bundle, engine).await?;
+    let (loaded, waited) = (Instant::now(), engine.waited());
+    let limits = infer::image::Limits::default();
+    let mut raw = infer::run(bundle, engine, &images, &limits).await?;
+    // What gave way to others took no longer for that.
+    let latency = loaded.elapsed().saturating_sub(engine.waited().saturating_sub(waited));
+    let latency_ms = latency.as_secs_f64() * 1000.0;
+    let infer_ms = millis(started);
+    if unreadable > 0 {
+        let reason = format!("{unreadable} images are damaged");
+        raw.completeness = match raw.completeness {
+            Completeness::Complete => Completeness::Partial(reason),
+            Completeness::Partial(other) => Completeness::Partial(format!("{other}; {reason}")),
+            Completeness::NotRun(other) => Completeness::NotRun(format!("{other}; {reason}")),
+        };
+    }
+    let started = Instant::now();
+    let result = structure::structure(bundle, &raw);
+    let reading = Reading::of(bundle.manifest(), &result, latency_ms);
+    Ok(Examined { result, reading, infer_ms, structure_ms: millis(started) })
 }
 
 fn was_stopped(reader: &Connection, claim: &Claim) -> Result<bool, LedgerError> {

@@ -112,7 +112,7 @@ pub enum Guard {
     Evidence,
     /// As many different people as the plan asks for have approved this version.
     Approvals,
-    /// The shadow hours that the plan asks for are done.
+    /// The hours and studies in shadow that the plan asks for are done.
     ShadowDone,
     /// Its files are still here.
     Kept,
@@ -146,7 +146,7 @@ pub const TRANSITIONS: &[Transition] = &{
         way(Verified, Admit, PlannedIn, &[Evidence]),
         way(PlannedIn, Accept, Accepted, &[Evidence]),
         way(Accepted, BeginShadow, Shadow, &[]),
-        // Straight to active only where the plan asks for no shadow hours: `ShadowDone` says so.
+        // Straight to active only where the plan asks for nothing in shadow: `ShadowDone` says so.
         way(Accepted, Activate, Active, &[Evidence, Approvals, ShadowDone, Kept]),
         way(Shadow, Activate, Active, &[Evidence, Approvals, ShadowDone, Kept]),
         way(Active, Supersede, Retired, &[]),
@@ -181,6 +181,13 @@ pub struct Duties {
     /// Hours beside the active version. Not asked of the first version in an empty slot: there is
     /// none to run beside.
     pub shadow_hours: f64,
+    /// Studies beside the active version; likewise.
+    pub shadow_studies: u32,
+}
+
+impl Duties {
+    /// Nothing is asked.
+    pub const NONE: Duties = Duties { approvals: 0, shadow_hours: 0.0, shadow_studies: 0 };
 }
 
 /// What is given with an event.
@@ -192,6 +199,8 @@ pub struct Facts {
     pub approvals: Vec<String>,
     /// Hours that it ran in shadow.
     pub shadow_hours: f64,
+    /// Studies that it ran on in shadow.
+    pub shadow_studies: u32,
 }
 
 /// How many different people are named; case and surrounding spaces make no other person, and an
@@ -458,16 +467,10 @@ impl Slot {
                 "{people} people approved, the plan asks for {} different ones",
                 duties.approvals
             )),
-            Guard::ShadowDone
-                if self.active().is_some()
-                    && (duties.shadow_hours.is_nan()
-                        || facts.shadow_hours.is_nan()
-                        || duties.shadow_hours > 0.0 && version.state != State::Shadow
-                        || facts.shadow_hours < duties.shadow_hours) =>
-            {
+            Guard::ShadowDone if self.active().is_some() && !shadow_done(version, facts, duties) => {
                 Some(format!(
-                    "{} hours in shadow, the plan asks for {}",
-                    facts.shadow_hours, duties.shadow_hours
+                    "{} hours and {} studies in shadow, the plan asks for {} and {}",
+                    facts.shadow_hours, facts.shadow_studies, duties.shadow_hours, duties.shadow_studies
                 ))
             }
             Guard::Kept if !version.kept => Some("its files are gone".into()),
@@ -475,4 +478,12 @@ impl Slot {
             _ => None,
         }
     }
+}
+
+/// Whether a version has done its part in shadow. Hours that are no number are none.
+fn shadow_done(version: &Version, facts: &Facts, duties: &Duties) -> bool {
+    let asked = duties.shadow_hours > 0.0 || duties.shadow_studies > 0;
+    facts.shadow_hours >= duties.shadow_hours
+        && facts.shadow_studies >= duties.shadow_studies
+        && (!asked || version.state == State::Shadow)
 }

@@ -7,10 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use lightbox_models::life_cycle::{Duties, Event, Facts, Guard, Refusal, Slot, State, TRANSITIONS, people};
 use proptest::prelude::*;
 
-const DUTIES: Duties = Duties { approvals: 2, shadow_hours: 24.0 };
+const DUTIES: Duties = Duties { approvals: 2, shadow_hours: 24.0, shadow_studies: 10 };
 
 fn sound() -> Facts {
-    Facts { evidence: "record-1".into(), approvals: vec!["ada".into(), "grace".into()], shadow_hours: 24.0 }
+    Facts {
+        evidence: "record-1".into(),
+        approvals: vec!["ada".into(), "grace".into()],
+        shadow_hours: 24.0,
+        shadow_studies: 10,
+    }
 }
 
 /// Facts with one flaw each, and the guard that must see it.
@@ -20,6 +25,7 @@ fn flawed() -> Vec<(Facts, Guard)> {
         (Facts { approvals: vec!["ada".into(), " Ada ".into()], ..sound() }, Guard::Approvals),
         (Facts { shadow_hours: 23.9, ..sound() }, Guard::ShadowDone),
         (Facts { shadow_hours: f64::NAN, ..sound() }, Guard::ShadowDone),
+        (Facts { shadow_studies: 9, ..sound() }, Guard::ShadowDone),
     ]
 }
 
@@ -160,6 +166,12 @@ fn each_missing_fact_refuses_activation_by_its_guard() {
     let slot = slot_with(&TO_SHADOW[..3]);
     let refused = slot.decide("b", Event::Activate, &sound(), &DUTIES);
     assert!(matches!(refused, Err(Refusal::Guard { guard: Guard::ShadowDone, .. })), "{refused:?}");
+    let hours_only = Duties { shadow_studies: 0, ..DUTIES };
+    let studies_only = Duties { shadow_hours: 0.0, ..DUTIES };
+    for duties in [hours_only, studies_only] {
+        assert!(slot.decide("b", Event::Activate, &sound(), &duties).is_err(), "{duties:?}");
+    }
+    assert!(slot.decide("b", Event::Activate, &sound(), &Duties { approvals: 2, ..Duties::NONE }).is_ok());
 }
 
 #[test]

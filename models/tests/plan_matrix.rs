@@ -90,6 +90,7 @@ impl Fixture {
                 acknowledged: vec!["aa".repeat(32)],
                 canary_cases: 20,
                 shadow_hours: 48.0,
+                shadow_report: Some("ab".repeat(32)),
                 approvals: vec!["ada".into(), "grace".into()],
             },
             runs: |_| {},
@@ -439,6 +440,7 @@ fn what_is_not_known_yet_is_not_applicable_early_and_broken_late() {
             acknowledged: Vec::new(),
             canary_cases: 0,
             shadow_hours: 0.0,
+            shadow_report: None,
             approvals: Vec::new(),
             ..fixture.evidence
         };

@@ -171,13 +171,23 @@ impl Vendor {
     /// two people approve.
     #[track_caller]
     pub fn publish_plan(&self, baseline: &Bundle, set: &str, approvals: u32) {
+        self.publish_plan_with(baseline, set, approvals, &[]);
+    }
+
+    /// The same; `edit` changes the plan's text.
+    #[track_caller]
+    pub fn publish_plan_with(&self, baseline: &Bundle, set: &str, approvals: u32, edit: &[(&str, &str)]) {
         let manifest = baseline.manifest();
-        let text = PLAN_TEXT
+        let mut text = PLAN_TEXT
             .replace("INTENDED_USE", &text_digest(&manifest.model.intended_use))
             .replace("IO_SCHEMA", &io_schema_digest(manifest))
             .replace("BASELINE", baseline.digest())
             .replace("ACCEPTANCE_SET", set)
             .replace("APPROVALS", &approvals.to_string());
+        for (from, to) in edit {
+            assert!(text.contains(from), "the plan's text has changed; mend this test ({from})");
+            text = text.replace(from, to);
+        }
         let file = self.folder.join("plan.toml");
         fs::write(&file, text).expect("written");
         self.publish(&[(PLAN, "regulatory", &file)]);

@@ -1,6 +1,7 @@
 //! `lightbox models`: which version of each signed model runs, how it came to, and what people decide of it.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::place::{Place, who};
 use super::print::{plain, print_json, print_table};
 use crate::clock::utc_text;
 use crate::store::models::{self, Actor, SlotRow, VersionRow, word};
-use crate::update::{self, Folders};
+use crate::update::{self, Folders, ShadowReport};
 
 /// How long `check` waits for the daemon.
 const CHECK_WAIT: Duration = Duration::from_secs(300);
@@ -97,6 +98,24 @@ enum Command {
         #[arg(long)]
         acknowledge: bool,
     },
+    /// The report of a candidate in shadow: beside the active version on live studies, without output.
+    ///
+    /// For each label: on how many studies both are in the same tier, which flip, how the scores drift, how long both
+    /// take. The plan says how many hours and studies it wants before anyone approves.
+    #[command(
+        after_help = "Examples:\n  lightbox models shadow detector\n  lightbox models shadow detector --out shadow.html"
+    )]
+    Shadow {
+        #[command(flatten)]
+        which: Which,
+        /// Write the report to this file: .html with plots, or .json for programs.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// The report as it stood when people approved, by the first digits of its digest; the history and the audit log
+        /// name it. Needs `--out FILE.html`.
+        #[arg(long, value_name = "DIGITS", requires = "out")]
+        kept: Option<String>,
+    },
     /// Says no to a version on its way, for good.
     Refuse {
         #[command(flatten)]
@@ -159,6 +178,9 @@ impl Args {
             Command::History { model, json } => history(out, &place.reader()?, &model, json)?,
             Command::Check { by, override_dates } => return check(out, &place, &by, override_dates),
             Command::Approve { which, by, acknowledge } => approve(out, &place, &which, &by, acknowledge)?,
+            Command::Shadow { which, out: file, kept } => {
+                shadow(out, &place.reader()?, &which, file.as_deref(), kept.as_deref())?;
+            }
             Command::Refuse { which, by } => refuse(out, &place, &which, &by)?,
             Command::Rollback { model, by } => rollback(out, &place, &model, &by)?,
             Command::Disable { model, by } => disable(out, &place, &model, &by)?,
@@ -369,12 +391,11 @@ fn approve(
     let (actor, ledger) = (actor(by)?, place.ledger()?);
     let waits = |version: &VersionRow| matches!(version.state, State::Accepted | State::Shadow);
     let version = ledger.read_blocking(|reader| Ok(chosen(reader, which, waits)))??;
-    if !waits(&version) && version.state != State::RolledBack {
-        bail!(
-            "version {} is {}: only one that was accepted on this hardware, or that was rolled back, can be approved",
-            version.version,
-            version.state
-        );
+    let (of_slot, of_digest) = (version.slot.clone(), version.digest.clone());
+    let refused =
+        ledger.read_blocking(move |reader| update::approval_refused(reader, &of_slot, &of_digest))?;
+    if let Some(why) = refused {
+        bail!(plain(&why));
     }
     let row = ledger.read_blocking(|reader| models::plan_of_slot(reader, &version.slot))?;
     let row = row.context("the model has no plan")?;
@@ -392,7 +413,7 @@ fn approve(
     let acknowledged = if acknowledge { plan.labelling.ifu_sha256.clone() } else { String::new() };
     let (slot, digest) = (version.slot.clone(), version.digest.clone());
     let count = ledger
-        .write_blocking(move |writer| models::approve(writer, &slot, &digest, &actor, &acknowledged))?;
+        .write_blocking(move |writer| update::approve(writer, &slot, &digest, &actor, &acknowledged))?;
     Ok(writeln!(
         out,
         "Version {} of model {} is approved by {count} of {} people; the daemon makes it active when the plan is met.",
@@ -406,8 +427,7 @@ fn change(place: &Place, version: &VersionRow, event: Event, actor: Actor) -> an
     let (slot, digest) = (version.slot.clone(), version.digest.clone());
     place.ledger()?.write_blocking(move |writer| {
         let facts = Facts { evidence: format!("order of {}", actor.name), ..Facts::default() };
-        let duties = Duties { approvals: 0, shadow_hours: 0.0 };
-        models::apply(writer, &slot, &digest, event, &facts, &duties, &actor, None)
+        models::apply(writer, &slot, &digest, event, &facts, &Duties::NONE, &actor, None)
     })?;
     Ok(())
 }
@@ -487,6 +507,69 @@ fn verify(out: &mut impl Write, place: &Place, json: bool) -> anyhow::Result<Exi
         }
     }
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn shadow(
+    out: &mut impl Write,
+    reader: &Connection,
+    which: &Which,
+    file: Option<&Path>,
+    kept: Option<&str>,
+) -> anyhow::Result<()> {
+    let version = match which.digest {
+        Some(_) => chosen(reader, which, |_| true)?,
+        None => chosen(reader, which, |version| version.state == State::Shadow)
+            .or_else(|_| chosen(reader, which, |version| was_in_shadow(reader, version)))
+            .with_context(|| {
+                format!("no version of model \"{}\" is in shadow, or was", plain(&which.model))
+            })?,
+    };
+    if let (Some(start), Some(file)) = (kept, file) {
+        let start = start.to_lowercase();
+        let mut found = models::shadow::kept_reports(reader, &version.slot, &version.digest, &start)?;
+        let (Some((sha256, page)), true) = (found.pop(), found.is_empty()) else {
+            bail!("not exactly one kept report of version {} begins with {}", version.version, plain(&start));
+        };
+        write_file(file, page.as_bytes())?;
+        return Ok(writeln!(out, "{}: report {sha256}", file.display())?);
+    }
+    let report = ShadowReport::of(reader, &version.slot, &version.digest)?
+        .with_context(|| format!("version {} was not in shadow", version.version))?;
+    if let Some(file) = file {
+        match file.extension().and_then(|ending| ending.to_str()) {
+            Some("html") => write_file(file, report.page.as_bytes())?,
+            Some("json") => write_file(file, &serde_json::to_vec_pretty(&report)?)?,
+            _ => bail!("--out: name a file that ends in .html or .json"),
+        }
+        return Ok(writeln!(out, "{}: report {}", file.display(), report.sha256)?);
+    }
+    write!(out, "{}", report.text())?;
+    let standing = &report.standing;
+    let of = |asked: Option<String>| asked.map(|asked| format!(" of {asked}")).unwrap_or_default();
+    writeln!(
+        out,
+        "\nSince {}: {:.2}{} hours, {}{} studies, {} failed, {} wait. Report {}.",
+        utc_text(standing.began_at),
+        standing.hours,
+        of(report.asked.map(|asked| asked.hours.to_string())),
+        standing.studies,
+        of(report.asked.map(|asked| asked.studies.to_string())),
+        standing.failed,
+        standing.waiting,
+        report.sha256
+    )?;
+    if !standing.fault.is_empty() {
+        writeln!(out, "It does not run: {}", plain(&standing.fault))?;
+    }
+    Ok(())
+}
+
+fn was_in_shadow(reader: &Connection, version: &VersionRow) -> bool {
+    models::shadow::standing(reader, &version.slot, &version.digest).is_ok_and(|standing| standing.is_some())
+}
+
+fn write_file(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    std::fs::write(file, bytes).with_context(|| format!("writing {}", file.display()))
 }
 
 fn explain(out: &mut impl Write, reader: &Connection, which: &Which) -> anyhow::Result<()> {

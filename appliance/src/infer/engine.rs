@@ -8,9 +8,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Requests that wait for the engine before a caller waits for its place in the queue.
 const QUEUE: usize = 4;
@@ -122,6 +124,16 @@ enum Request {
 pub struct EngineHandle {
     requests: mpsc::Sender<Request>,
     description: Arc<str>,
+    /// Of whoever gives way.
+    gives_way: Option<GivesWay>,
+}
+
+#[derive(Clone, Debug)]
+struct GivesWay {
+    /// True while others need the engine.
+    busy: watch::Receiver<bool>,
+    /// How long was waited so far, in µs.
+    waited_us: Arc<AtomicU64>,
 }
 
 impl EngineHandle {
@@ -149,7 +161,31 @@ impl EngineHandle {
                 remedy: "raise the unit's TasksMax".into(),
             })?;
         let description = ready.await.map_err(|_| EngineError::Stopped)??;
-        Ok(EngineHandle { requests, description: description.into() })
+        Ok(EngineHandle { requests, description: description.into(), gives_way: None })
+    }
+
+    /// The same engine for work that gives way: each request waits until `busy` is false. So what has begun is held
+    /// up between two frames, and others wait for one frame at most.
+    #[must_use]
+    pub fn behind(&self, busy: watch::Receiver<bool>) -> EngineHandle {
+        EngineHandle { gives_way: Some(GivesWay { busy, waited_us: Arc::default() }), ..self.clone() }
+    }
+
+    /// Waits until it may be this handle's turn.
+    pub async fn turn(&self) -> Result<(), EngineError> {
+        if let Some(GivesWay { busy, waited_us }) = &self.gives_way {
+            let started = Instant::now();
+            busy.clone().wait_for(|busy| !*busy).await.map_err(|_| EngineError::Stopped)?;
+            let waited = started.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+            waited_us.fetch_add(waited, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// How long this handle has given way so far.
+    pub fn waited(&self) -> Duration {
+        let of = |way: &GivesWay| Duration::from_micros(way.waited_us.load(Ordering::Relaxed));
+        self.gives_way.as_ref().map(of).unwrap_or_default()
     }
 
     /// What the engine runs on, for the records.
@@ -183,6 +219,7 @@ impl EngineHandle {
     }
 
     async fn ask(&self, request: Request) -> Result<(), EngineError> {
+        self.turn().await?;
         self.requests.send(request).await.map_err(|_| EngineError::Stopped)
     }
 }
@@ -279,6 +316,26 @@ mod tests {
         assert_eq!(engine.run("m", vec![tensor.clone()]).await.unwrap(), [tensor]);
         engine.unload("m").await.unwrap();
         assert_eq!(engine.run("m", Vec::new()).await, Err(EngineError::NotLoaded));
+    }
+
+    #[tokio::test]
+    async fn who_gives_way_waits_until_nobody_else_needs_the_engine() {
+        let engine = EngineHandle::start(|| Ok(FakeEngine::new(|inputs: &[Tensor]| Ok(inputs.to_vec()))))
+            .await
+            .unwrap();
+        engine.load("m", Vec::new()).await.unwrap();
+        let (busy, seen) = watch::channel(true);
+        let behind = engine.behind(seen);
+        let tensor = Tensor::new("x", vec![1], TensorData::F32(vec![1.0])).unwrap();
+        let mut waits = Box::pin(behind.run("m", vec![tensor.clone()]));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut waits).await;
+        assert!(early.is_err(), "it did not wait");
+        assert_eq!(engine.run("m", vec![tensor.clone()]).await.unwrap(), std::slice::from_ref(&tensor));
+        busy.send_replace(false);
+        assert_eq!(waits.await.unwrap(), [tensor]);
+        assert!(behind.waited() >= Duration::from_millis(50) && engine.waited() == Duration::ZERO);
+        drop(busy);
+        assert_eq!(behind.turn().await, Ok(()), "idle to the last");
     }
 
     #[test]

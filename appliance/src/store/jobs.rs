@@ -91,7 +91,12 @@ pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<C
     fix_order(writer, id)?;
     priors::fix(writer, id)?;
     let pinned = models::pin(writer, id)?;
-    let claim = tx
+    Ok(Some(Claim { pinned, ..of(tx, id)? }))
+}
+
+/// A job as it was claimed, without the version that runs.
+pub fn of(reader: &Connection, id: i64) -> Result<Claim, LedgerError> {
+    Ok(reader
         .prepare_cached(
             "SELECT j.study_id, s.key, s.study_uid, j.revision, j.model, j.series, j.deliver, j.attempts,
                 j.started_at, coalesce(j.verdict, r.verdict), j.scope, j.through, j.order_context
@@ -116,10 +121,9 @@ pub fn claim(writer: &Writer<'_>, owner: &str, lease_ms: i64) -> Result<Option<C
                 verdict: row.get(9)?,
                 on_series: if scope.is_empty() { None } else { Some((Phi::new(scope), row.get(11)?)) },
                 order: json_column(row, 12)?,
-                pinned,
+                pinned: None,
             })
-        })?;
-    Ok(Some(claim))
+        })?)
 }
 
 /// Writes the order's identifiers to a job that has none yet: an order that changes between a crash and
@@ -228,7 +232,7 @@ pub struct Made {
 }
 
 /// How a job ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Ended {
     /// What the model said, if it was asked.
     pub outcome: Option<ModelResult>,
@@ -238,6 +242,8 @@ pub struct Ended {
     pub made: Option<Made>,
     /// Milliseconds by stage.
     pub timings: BTreeMap<&'static str, u64>,
+    /// What the model said in numbers; none where nothing was there for it to look at.
+    pub reading: Option<models::Reading>,
 }
 
 /// Ends a job: its state, its result, the deliveries, the study's state and the audit records, all
@@ -265,6 +271,9 @@ pub fn end(writer: &Writer<'_>, claim: &Claim, ended: &Ended) -> Result<(), Ledg
     )?;
     if let Some(made) = &ended.made {
         keep_result(writer, claim, made)?;
+    }
+    if let (Some(pinned), Some(reading)) = (&claim.pinned, &ended.reading) {
+        models::keep_run(writer, claim, &pinned.digest, reading)?;
     }
     // The study is done when the last job of its last closed revision is; a late image may have
     // opened the next one meanwhile.

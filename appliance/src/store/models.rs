@@ -6,6 +6,8 @@
 
 mod jobs;
 mod records;
+mod runs;
+pub mod shadow;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -22,6 +24,7 @@ pub use jobs::{Pinned, explain_waiting, is_stopped, pin, touched};
 pub use records::{
     Acceptance, Approval, PlanRow, acceptance, approvals, approve, keep_acceptance, keep_plan, plan_of_slot,
 };
+pub use runs::{Reading, Scored, first, keep_run, last_run, live};
 pub use trust::{
     Recall, RefusedTarget, Request, Trust, answer_request, ask_check, keep_checked, keep_recall, keep_seen,
     open_request, recalls, refuse_target, refused_targets, request_outcome, trust,
@@ -29,6 +32,9 @@ pub use trust::{
 
 use super::ledger::{LedgerError, Writer, json_column};
 use crate::audit;
+
+/// The name of the box itself among those who do something.
+const BOX: &str = "box";
 
 /// Who does something to a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +50,7 @@ pub struct Actor {
 impl Actor {
     /// The box itself.
     pub fn the_box(reason: impl Into<String>) -> Self {
-        Actor { name: "box".into(), account: String::new(), reason: reason.into() }
+        Actor { name: BOX.into(), account: String::new(), reason: reason.into() }
     }
 }
 
@@ -300,7 +306,13 @@ fn history(
         "broken": broken,
     });
     let refused = entry.after == word(State::Refused) || entry.after == word(State::Recalled);
-    let outcome = if refused { audit::Outcome::Minor } else { audit::Outcome::Success };
+    // What the box takes out of service by itself, somebody has to look at.
+    let stopped = entry.after == word(State::RolledBack) && actor.name == BOX;
+    let outcome = match (stopped, refused) {
+        (true, _) => audit::Outcome::Serious,
+        (_, true) => audit::Outcome::Minor,
+        _ => audit::Outcome::Success,
+    };
     writer.audit(&audit::Event::new(audit::EventKind::ModelTransition, slot, detail).with_outcome(outcome))
 }
 
@@ -332,7 +344,7 @@ pub fn apply(
                 word(step.to),
                 version.last_active as i64,
                 writer.now_ms(),
-                if step.version == digest { actor.reason.as_str() } else { "" },
+                step_note(digest, step, actor),
             ],
         )?;
         let entry = History {
@@ -345,6 +357,25 @@ pub fn apply(
         history(writer, slot, &step.version, &entry, actor, ruled)?;
     }
     Ok(steps)
+}
+
+/// Why a version stands where a step has put it, for people.
+fn step_note(digest: &str, step: &Step, actor: &Actor) -> String {
+    if step.version == digest {
+        actor.reason.clone()
+    } else if step.event == Event::Restore {
+        format!("{IN_PLACE}{}: {}", digest.get(..12).unwrap_or(digest), actor.reason)
+    } else {
+        String::new()
+    }
+}
+
+/// What the note of a version begins with that was active before, and is again.
+const IN_PLACE: &str = "in the place of ";
+
+/// Whether a version runs in the place of one that was taken out of service.
+pub fn is_in_place(note: &str) -> bool {
+    note.starts_with(IN_PLACE)
 }
 
 /// Says what a version waits for.

@@ -526,4 +526,55 @@ CREATE TABLE model_requests (               -- looks at the repository that peop
 
 ALTER TABLE jobs ADD COLUMN pinned_digest TEXT; -- of a signed model: the version that began the job
 "#,
+    // Shadow runs and monitors: what versions of signed models said of live studies.
+    r#"
+CREATE TABLE model_runs (                   -- by the version whose results leave the box
+    id              INTEGER PRIMARY KEY,    -- the order in which they ended
+    job_id          INTEGER NOT NULL,
+    study_id        INTEGER NOT NULL REFERENCES studies (id),
+    slot            TEXT NOT NULL,
+    digest          TEXT NOT NULL,          -- the version
+    activation      INTEGER NOT NULL,       -- model_versions.last_active then: a monitor's window begins with it
+    at              INTEGER NOT NULL,
+    reading         TEXT NOT NULL,          -- JSON: store::models::Reading, without PHI
+    UNIQUE (job_id, digest)
+);
+CREATE INDEX model_runs_by_version ON model_runs (slot, digest, id);
+
+CREATE TABLE shadow_runs (                  -- by a candidate beside it: a study once, without output
+    id              INTEGER PRIMARY KEY,
+    slot            TEXT NOT NULL,
+    digest          TEXT NOT NULL,          -- the candidate
+    beside          TEXT NOT NULL,          -- the active version
+    study_id        INTEGER NOT NULL REFERENCES studies (id),
+    job_id          INTEGER NOT NULL,       -- whose images it sees
+    state           TEXT NOT NULL,          -- begun | ran | failed | lost (the daemon ended with it)
+    attempts        INTEGER NOT NULL,
+    at              INTEGER NOT NULL,
+    active          TEXT NOT NULL,          -- JSON: store::models::Reading of the active version
+    candidate       TEXT,                   -- JSON: of the candidate, once it ended
+    UNIQUE (slot, digest, study_id)
+);
+
+CREATE TABLE shadow_times (                 -- for how long a candidate was ready to run
+    slot            TEXT NOT NULL,
+    digest          TEXT NOT NULL,
+    beside          TEXT NOT NULL,          -- with another active version it begins anew
+    after_run       INTEGER NOT NULL,       -- model_runs.id: what ended before is not compared
+    began_at        INTEGER NOT NULL,
+    served_ms       INTEGER NOT NULL,
+    seen_at         INTEGER NOT NULL,
+    boot            TEXT NOT NULL,          -- time between two starts of the daemon does not count
+    fault           TEXT NOT NULL,          -- why it does not run now
+    PRIMARY KEY (slot, digest)
+);
+
+CREATE TABLE shadow_reports (               -- as it stood when people approved, or the plan ruled
+    sha256          TEXT PRIMARY KEY,       -- of the page
+    slot            TEXT NOT NULL,
+    digest          TEXT NOT NULL,          -- the candidate
+    at              INTEGER NOT NULL,
+    page            TEXT NOT NULL           -- HTML
+);
+"#,
 ];

@@ -11,6 +11,9 @@ use lightbox_models::plan::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::report::ShadowReport;
+use crate::store::models::shadow::Standing;
+
 /// The evidence of an acceptance run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +39,10 @@ pub struct Kept {
 pub(super) struct Duties {
     pub(super) approvals: Vec<String>,
     pub(super) acknowledged: Vec<String>,
+    /// How far it has come in shadow beside the version that is active.
+    pub(super) standing: Option<Standing>,
+    /// The report of it, once the plan's duty is done.
+    pub(super) report: Option<ShadowReport>,
 }
 
 /// The version that a candidate is compared with.
@@ -71,10 +78,9 @@ impl Matter {
             runs: kept.as_ref().map(|kept| kept.runs.clone()).unwrap_or_default(),
             compared: kept.map(|kept| kept.compared).unwrap_or_default(),
             acknowledged: duties.acknowledged.clone(),
-            // Nothing runs in shadow in this release. A plan that asks for it is not met: hours that merely
-            // passed are no evidence.
-            canary_cases: 0,
-            shadow_hours: 0.0,
+            canary_cases: duties.standing.as_ref().map_or(0, |standing| standing.studies),
+            shadow_hours: duties.standing.as_ref().map_or(0.0, |standing| standing.hours),
+            shadow_report: duties.report.as_ref().map(|report| report.sha256.clone()),
             approvals: duties.approvals.clone(),
         };
         let installed = self.before.as_ref().map(|before| Installed {

@@ -2,7 +2,8 @@
 //!
 //! [`Updates`] is one task. It looks at the repository ([`check`]), takes each new version from state to state
 //! ([`steps`]), runs it on this hardware ([`acceptance`]), and makes it the active one when the plan and the
-//! people that it asks for agree. What it decides, `lightbox_models` decides; what it knows, the ledger knows:
+//! people that it asks for agree. Two tasks beside it: [`Shadow`] runs a candidate on live studies without output, and
+//! [`Monitors`] watch the active version. What it decides, `lightbox_models` decides; what it knows, the ledger knows:
 //! whatever instant it is killed at, the next start goes on from the last row that was written.
 //!
 //! The switch is a row of the ledger (`store::models`). [`registry`] opens what that row names.
@@ -13,8 +14,11 @@ mod check;
 mod evidence;
 mod files;
 mod mirror;
+mod monitor;
 mod recall;
 pub mod registry;
+mod report;
+mod shadow;
 mod steps;
 
 use std::sync::Arc;
@@ -36,11 +40,15 @@ use crate::infer;
 use crate::infer::engine::EngineHandle;
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::models;
+use crate::store::objects::Objects;
 
 pub use anew::begin_anew;
 pub use evidence::Kept;
 pub use files::Folders;
+pub use monitor::Monitors;
 use registry::Registry;
+pub use report::{Asked, Named, ShadowReport, approval_refused, approve};
+pub use shadow::Shadow;
 pub use steps::{go_back, verify_kept};
 
 /// How often the ledger is asked whether somebody wants something.
@@ -108,22 +116,31 @@ pub fn model_lines(reader: &Connection) -> Result<Vec<ModelLine>, LedgerError> {
         let manifest = active.and_then(|version| manifest(version).ok());
         lines.push(ModelLine {
             name: slot.slot,
-            title: match &manifest {
-                Some(manifest) => format!("{} {}", manifest.model.name, manifest.model.version),
-                None => String::new(),
+            title: match (&manifest, active) {
+                (Some(manifest), Some(active)) => title(manifest, active),
+                _ => String::new(),
             },
             digest: active.map(|version| version.digest.clone()).unwrap_or_default(),
             not_for_clinical_use: manifest
                 .as_ref()
                 .is_some_and(|manifest| manifest.model.not_for_clinical_use),
             fault: active.is_none().then(|| {
-                let waits = versions.iter().rev().map(|version| version.note.as_str());
-                let why = waits.chain([slot.note.as_str()]).find(|note| !note.is_empty());
+                let told = versions.iter().filter(|version| !version.note.is_empty());
+                let last = told.max_by_key(|version| version.since).map(|version| version.note.as_str());
+                let why = last.or_else(|| Some(slot.note.as_str()).filter(|note| !note.is_empty()));
                 format!("no version is active{}", why.map(|why| format!(": {why}")).unwrap_or_default())
             }),
         });
     }
     Ok(lines)
+}
+
+/// Name and version, and what people should know of it: a monitor warns, or another one was taken out of service
+/// for it.
+fn title(manifest: &Manifest, active: &models::VersionRow) -> String {
+    let title = format!("{} {}", manifest.model.name, manifest.model.version);
+    let told = monitor::is_told(&active.note) || models::is_in_place(&active.note);
+    if told { format!("{title} ({})", active.note) } else { title }
 }
 
 /// A version's manifest, as it was when its bundle was checked.
@@ -176,6 +193,27 @@ impl Updates {
             folders: Folders::of(&site.file.appliance.data_dir),
             mirror: None,
         })
+    }
+
+    /// The plan's monitors of the same models.
+    pub fn monitors(&self) -> Monitors {
+        Monitors {
+            models: self.models.clone(),
+            ledger: self.ledger.clone(),
+            folders: self.folders.clone(),
+            work: self.work.clone(),
+        }
+    }
+
+    /// The runs in shadow of the same models; they wait while `busy`.
+    pub fn shadow(&self, objects: &Objects, busy: watch::Receiver<bool>) -> Shadow {
+        Shadow {
+            models: self.models.clone(),
+            ledger: self.ledger.clone(),
+            objects: objects.clone(),
+            registry: self.registry.clone(),
+            engine: self.engine.behind(busy),
+        }
     }
 
     /// The same with the mirror that the site may name, known by the newest certificates.

@@ -7,7 +7,7 @@
 //! reason = "Misses disks near the edge."
 //! ```
 
-use lightbox_models::life_cycle::{self, Event, Facts, State};
+use lightbox_models::life_cycle::{Duties, Event, Facts, State};
 use lightbox_models::trust::{Delegate, Target, Verified};
 use serde::Deserialize;
 
@@ -114,14 +114,13 @@ impl Updates {
                                  (`lightbox models studies`)"
                             ));
                             let facts = Facts { evidence, ..Facts::default() };
-                            let duties = life_cycle::Duties { approvals: 0, shadow_hours: 0.0 };
                             models::apply(
                                 writer,
                                 &slot,
                                 &digest,
                                 Event::Recall,
                                 &facts,
-                                &duties,
+                                &Duties::NONE,
                                 &actor,
                                 None,
                             )?;

@@ -13,12 +13,14 @@ use super::acceptance::Candidates;
 use super::evidence::{Before, Duties, Kept, Matter, broken};
 use super::files::Folders;
 use super::registry::{OpenError, open_checked};
+use super::report::{self, ShadowReport};
 use super::{JUDGE_AGAIN, Managed, Updates, manifest};
 use crate::audit::chain::hex;
 use crate::config::chain;
 use crate::infer;
 use crate::store::ledger::{Ledger, LedgerError};
-use crate::store::models::{self, Acceptance, Actor, VersionRow};
+use crate::store::models::shadow::{self, Standing};
+use crate::store::models::{self, Acceptance, Actor, PlanRow, VersionRow};
 
 /// What of a verdict only means that people or time have not done their part yet.
 const WAITS: [ClauseName; 5] = [
@@ -36,8 +38,6 @@ pub(super) fn is_pending(state: State) -> bool {
 
 /// On what each waiting version was judged last, and when: a ruling costs thousands of resamples.
 pub(super) type Judged = BTreeMap<String, (String, Instant)>;
-
-const NO_DUTIES: life_cycle::Duties = life_cycle::Duties { approvals: 0, shadow_hours: 0.0 };
 
 impl Updates {
     /// Takes the slot's version that is on its way as far as documents and this hardware take it.
@@ -87,7 +87,16 @@ impl Updates {
         let actor = Actor::the_box("signed, new, whole, and for this device");
         self.ledger
             .write(move |writer| {
-                models::apply(writer, &slot, &digest, Event::Verify, &facts, &NO_DUTIES, &actor, None)
+                models::apply(
+                    writer,
+                    &slot,
+                    &digest,
+                    Event::Verify,
+                    &facts,
+                    &life_cycle::Duties::NONE,
+                    &actor,
+                    None,
+                )
             })
             .await?;
         Ok(true)
@@ -114,7 +123,7 @@ impl Updates {
                     &digest,
                     Event::Admit,
                     &facts,
-                    &NO_DUTIES,
+                    &life_cycle::Duties::NONE,
                     &actor,
                     Some(&verdict),
                 )
@@ -181,7 +190,16 @@ impl Updates {
                 let plan = (verdict.plan.as_str(), verdict.plan_version);
                 models::keep_acceptance(writer, &slot, &digest, plan, &acceptance)?;
                 let actor = Actor::the_box(reason);
-                models::apply(writer, &slot, &digest, event, &facts, &NO_DUTIES, &actor, Some(&verdict))
+                models::apply(
+                    writer,
+                    &slot,
+                    &digest,
+                    event,
+                    &facts,
+                    &life_cycle::Duties::NONE,
+                    &actor,
+                    Some(&verdict),
+                )
             })
             .await?;
         tracing::info!(model = model.name, digest = version.digest, allows, "acceptance ended");
@@ -203,13 +221,14 @@ impl Updates {
             .collect();
         for version in waiting {
             let (slot, digest) = (model.name.clone(), version.digest.clone());
-            let (approvals, event, plan) = self
+            let (approvals, event, plan, standing) = self
                 .ledger
                 .read(move |reader| {
                     Ok((
                         models::approvals(reader, &slot, &digest)?,
                         models::last_event(reader, &slot, &digest)?,
                         models::plan_of_slot(reader, &slot)?,
+                        report::standing(reader, &slot, &digest)?,
                     ))
                 })
                 .await?;
@@ -217,8 +236,12 @@ impl Updates {
             if version.state == State::RolledBack && approvals.is_empty() {
                 continue;
             }
-            let on =
-                format!("{event} {} {}", approvals.len(), plan.map(|plan| plan.sha256).unwrap_or_default());
+            let on = format!(
+                "{event} {} {} {}",
+                approvals.len(),
+                plan.as_ref().map(|plan| plan.sha256.as_str()).unwrap_or_default(),
+                shadow_is_done(plan.as_ref(), standing.as_ref()),
+            );
             let before = judged.get(&version.digest);
             if before.is_some_and(|(last, at)| *last == on && at.elapsed() < JUDGE_AGAIN) {
                 continue;
@@ -231,6 +254,8 @@ impl Updates {
                     .filter(|digest| !digest.is_empty())
                     .collect(),
                 approvals: approvals.into_iter().map(|approval| approval.person).collect(),
+                standing,
+                report: None,
             };
             self.activate(model, &version, duties).await?;
         }
@@ -241,13 +266,19 @@ impl Updates {
         &self,
         model: &Managed,
         version: &VersionRow,
-        duties: Duties,
+        mut duties: Duties,
     ) -> Result<(), LedgerError> {
         let matter = match self.matter(model, version).await? {
             Ok(matter) => matter,
             Err(waits) => return self.wait(version, waits).await.map(drop),
         };
         let people = duties.approvals.clone();
+        let standing = duties.standing.clone();
+        if report::left(&matter.plan, standing.as_ref()).is_none() {
+            let (slot, digest) = (version.slot.clone(), version.digest.clone());
+            duties.report = self.ledger.read(move |reader| ShadowReport::of(reader, &slot, &digest)).await?;
+        }
+        let report = duties.report.clone();
         let back = version.state == State::RolledBack;
         let (event, verdict, plan, updates, expected) = if back {
             // It was judged when it first became active; coming back is up to the people.
@@ -270,13 +301,18 @@ impl Updates {
                 return match lasting {
                     true => self.refuse(version, why, Some(verdict)).await.map(drop),
                     false
-                        if matter.plan.site.shadow_hours > 0.0
+                        if report::left(&matter.plan, None).is_some()
                             && matter.before.is_some()
                             && version.state == State::Accepted =>
                     {
-                        self.begin_shadow(version).await
+                        self.begin_shadow(version, &matter.plan).await
                     }
-                    false => self.wait(version, format!("waits for {why}")).await.map(drop),
+                    false => {
+                        let fault = standing.map(|standing| standing.fault).filter(|why| !why.is_empty());
+                        let fault = fault.map(|why| format!("; it does not run in shadow: {why}"));
+                        let waits = format!("waits for {why}{}", fault.unwrap_or_default());
+                        self.wait(version, waits).await.map(drop)
+                    }
                 };
             }
             let before = matter.before.as_ref();
@@ -301,12 +337,23 @@ impl Updates {
         }
         let (slot, digest) = (version.slot.clone(), version.digest.clone());
         let approvals = verdict.as_ref().map_or(plan.site.approvals.max(1), |verdict| verdict.approvals);
+        let named = report.as_ref().map(|report| format!(", shadow report {}", report.sha256));
         let facts = Facts {
-            evidence: format!("plan {} version {}", plan.plan.id, plan.plan.version),
+            evidence: format!(
+                "plan {} version {}{}",
+                plan.plan.id,
+                plan.plan.version,
+                named.unwrap_or_default()
+            ),
             approvals: people.clone(),
-            shadow_hours: 0.0,
+            shadow_hours: standing.as_ref().map_or(0.0, |standing| standing.hours),
+            shadow_studies: standing.as_ref().map_or(0, |standing| standing.studies),
         };
-        let asked = life_cycle::Duties { approvals, shadow_hours: plan.site.shadow_hours };
+        let asked = life_cycle::Duties {
+            approvals,
+            shadow_hours: plan.site.shadow_hours,
+            shadow_studies: plan.site.canary_cases,
+        };
         let by = match people.is_empty() {
             true => "the plan asks for no approval".to_owned(),
             false => format!("approved by {}", people.join(" and ")),
@@ -318,6 +365,9 @@ impl Updates {
                 let life = models::life(writer.tx(), &slot)?;
                 if life.active().is_some() && life.active() != expected.as_deref() {
                     return Err(LedgerError::Illegal("another version became active meanwhile".into()));
+                }
+                if let Some(report) = &report {
+                    shadow::keep_report(writer, &slot, &digest, &report.sha256, &report.page)?;
                 }
                 let actor = Actor::the_box(by);
                 models::apply(writer, &slot, &digest, event, &facts, &asked, &actor, verdict.as_ref())?;
@@ -343,18 +393,24 @@ impl Updates {
         }
     }
 
-    async fn begin_shadow(&self, version: &VersionRow) -> Result<(), LedgerError> {
+    async fn begin_shadow(&self, version: &VersionRow, plan: &Plan) -> Result<(), LedgerError> {
         let (slot, digest) = (version.slot.clone(), version.digest.clone());
-        let actor = Actor::the_box(
-            "the plan asks for hours beside the active version; this release runs none, so it waits until the plan asks for none",
-        );
+        let (site, boot) = (&plan.site, self.ledger.boot().to_owned());
+        let actor = Actor::the_box(format!(
+            "the plan asks for {} hours and {} studies beside the active version",
+            site.shadow_hours, site.canary_cases
+        ));
         self.ledger
             .write(move |writer| {
-                let facts = Facts::default();
-                models::apply(writer, &slot, &digest, Event::BeginShadow, &facts, &NO_DUTIES, &actor, None)
+                let (facts, none) = (Facts::default(), life_cycle::Duties::NONE);
+                models::apply(writer, &slot, &digest, Event::BeginShadow, &facts, &none, &actor, None)?;
+                // From this instant on each study that ends is compared.
+                match shadow::watched(writer.tx(), &slot)? {
+                    Some(watched) => shadow::note_time(writer, &slot, &watched, &boot, ""),
+                    None => Ok(()),
+                }
             })
             .await
-            .map(drop)
     }
 
     /// What a ruling on a version is made of; the inner error says what is missing.
@@ -474,7 +530,7 @@ impl Updates {
                     &digest,
                     Event::Refuse,
                     &facts,
-                    &NO_DUTIES,
+                    &life_cycle::Duties::NONE,
                     &actor,
                     verdict.as_ref(),
                 )?;
@@ -543,8 +599,28 @@ impl Updates {
     }
 }
 
+/// Whether nothing of the plan's duty in shadow is left: a version is judged again when it is done.
+fn shadow_is_done(plan: Option<&PlanRow>, standing: Option<&Standing>) -> bool {
+    let (Some(row), Some(standing)) = (plan, standing) else { return false };
+    let plan = Plan::read(std::path::Path::new("the plan"), &row.text);
+    plan.is_ok_and(|plan| report::left(&plan, Some(standing)).is_none())
+}
+
 fn of_plan(verdict: &Verdict) -> String {
     format!("plan {} version {}", verdict.plan, verdict.plan_version)
+}
+
+/// What came of going back.
+pub(super) enum Back {
+    /// The earlier version is active.
+    To {
+        /// Which was active.
+        from: String,
+        /// Which is now.
+        to: String,
+    },
+    /// Another version was active by then.
+    Changed,
 }
 
 /// Goes back to the version that was active before, at once. The files of that version are hashed first.
@@ -554,25 +630,50 @@ pub fn go_back(
     slot: &str,
     actor: Actor,
 ) -> anyhow::Result<(String, String)> {
-    let life = ledger.read_blocking(|reader| models::life(reader, slot))?;
-    let Some(active) = life.active().map(str::to_owned) else {
+    let evidence = format!("order of {}", actor.name);
+    match go_back_from(ledger, folders, slot, None, &evidence, actor)? {
+        Back::To { from, to } => Ok((from, to)),
+        Back::Changed => anyhow::bail!("the versions have changed meanwhile; look again"),
+    }
+}
+
+/// The same, only from the version and activation that are given, where they are.
+pub(super) fn go_back_from(
+    ledger: &Ledger,
+    folders: &Folders,
+    slot: &str,
+    from: Option<(&str, u64)>,
+    evidence: &str,
+    actor: Actor,
+) -> anyhow::Result<Back> {
+    let (life, active) =
+        ledger.read_blocking(|reader| Ok((models::life(reader, slot)?, models::active(reader, slot)?)))?;
+    let Some(active) = active else {
         anyhow::bail!("model \"{slot}\" has no active version");
     };
+    let activation = active.last_active;
+    if from.is_some_and(|from| from != (active.digest.as_str(), activation)) {
+        return Ok(Back::Changed);
+    }
     let Some(previous) = life.previous().map(str::to_owned) else {
         anyhow::bail!(
             "model \"{slot}\" has no earlier version to go back to; remedy: `lightbox models disable` takes it out of service"
         );
     };
     open_checked(folders, &previous)?;
-    let (slot, from, to) = (slot.to_owned(), active.clone(), previous.clone());
-    ledger.write_blocking(move |writer| {
-        if models::life(writer.tx(), &slot)?.previous() != Some(to.as_str()) {
-            return Err(LedgerError::Illegal("the versions have changed meanwhile; look again".into()));
+    let (slot, from, to) = (slot.to_owned(), active.digest.clone(), previous.clone());
+    let facts = Facts { evidence: evidence.to_owned(), ..Facts::default() };
+    let gone_back = ledger.write_blocking(move |writer| {
+        let now = models::active(writer.tx(), &slot)?;
+        let same = now.is_some_and(|now| now.digest == from && now.last_active == activation);
+        if !same || models::life(writer.tx(), &slot)?.previous() != Some(to.as_str()) {
+            return Ok(false);
         }
-        let facts = Facts { evidence: format!("order of {}", actor.name), ..Facts::default() };
-        models::apply(writer, &slot, &from, Event::RollBack, &facts, &NO_DUTIES, &actor, None)
+        let none = life_cycle::Duties::NONE;
+        models::apply(writer, &slot, &from, Event::RollBack, &facts, &none, &actor, None)?;
+        Ok(true)
     })?;
-    Ok((active, previous))
+    Ok(if gone_back { Back::To { from: active.digest, to: previous } } else { Back::Changed })
 }
 
 /// Hashes the files of a version that must be here.

@@ -189,6 +189,7 @@ pub fn before_any_run(device: &str, now: i64) -> Evidence {
         acknowledged: Vec::new(),
         canary_cases: 0,
         shadow_hours: 0.0,
+        shadow_report: None,
         approvals: Vec::new(),
     }
 }
@@ -198,7 +199,7 @@ pub fn read_evidence(path: &Path, before: &Evidence) -> anyhow::Result<Evidence>
     let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let wrong = || {
         format!(
-            "{}: not evidence; remedy: write a JSON object with keys among stage, now, device_udi_di, engine_build, precision, accelerated, golden, equivalence, runs, compared, acknowledged, canary_cases, shadow_hours, approvals",
+            "{}: not evidence; remedy: write a JSON object with keys among stage, now, device_udi_di, engine_build, precision, accelerated, golden, equivalence, runs, compared, acknowledged, canary_cases, shadow_hours, shadow_report, approvals",
             path.display()
         )
     };

@@ -493,6 +493,19 @@ pub enum Watched {
     LatencyP95Ms,
 }
 
+impl Watched {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Watched::ScorePsi => "stability index of the scores",
+            Watched::ScoreKs => "Kolmogorov-Smirnov distance of the scores",
+            Watched::FlaggedShare => "share of studies with a flagged finding",
+            Watched::FailedShare => "share of studies on which the model failed",
+            Watched::LatencyP95Ms => "95th percentile of the time in ms",
+        }
+    }
+}
+
 /// What a monitor does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -94,6 +94,9 @@ pub struct Evidence {
     pub canary_cases: u32,
     /// Hours in shadow.
     pub shadow_hours: f64,
+    /// Digest of the shadow report that this is taken from; none where no study was compared.
+    #[serde(default)]
+    pub shadow_report: Option<String>,
     /// Who approved this very candidate.
     pub approvals: Vec<String>,
 }

@@ -23,5 +23,5 @@ pub use changes::{Change, Threshold, changes};
 pub use document::*;
 pub use evaluate::{evaluate, site_threshold, updates_after};
 pub use evidence::{Candidate, Equivalence, Evidence, GoldenOutcome, Installed, Stage};
-pub use monitoring::{Alarm, judge};
+pub use monitoring::{Alarm, Observed, judge, reading};
 pub use verdict::{Clause, ClauseName, Outcome, Verdict, explain};

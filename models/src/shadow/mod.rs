@@ -1,12 +1,14 @@
 //! The candidate beside the active model, on the same studies, before anyone approves it.
 //!
-//! Pure statistics over rows, and a report as Markdown with plain SVG plots. Rows name studies by the
-//! box's study key, never by anything of a patient's; the report names none at all.
+//! Pure statistics over rows, and a report as Markdown or as a page, with plain SVG plots. Rows name
+//! studies by the box's study key, never by anything of a patient's; the report names none at all.
 
+mod page;
 mod plot;
 mod report;
 
-pub use report::report;
+pub use page::{Heading, page};
+pub use report::{report, text};
 
 use serde::{Deserialize, Serialize};
 

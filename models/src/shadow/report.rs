@@ -8,19 +8,36 @@ use crate::metrics::MetricError;
 /// Markdown with the plots in it as SVG: for each label what agrees, what flips, what drifts, how long
 /// it takes. `labels` are the model's own names for its outputs; versions are for people.
 pub fn report(active: &str, candidate: &str, labels: &[&str], pairs: &[Pair]) -> Result<String, MetricError> {
-    let mut text = format!(
-        "# Shadow comparison\n\nActive: {}. Candidate: {}. The candidate's results left the box nowhere.\n",
-        plain(active),
-        plain(candidate)
-    );
+    let mut text = heading(active, candidate);
     for label in labels {
         let found = compare(label, pairs)?;
-        one(&mut text, &found, pairs);
+        figures(&mut text, &found);
+        for plot in plots(&found.label, pairs) {
+            text.push_str(&plot);
+            text.push('\n');
+        }
     }
     Ok(text)
 }
 
-fn one(text: &mut String, found: &Comparison, pairs: &[Pair]) {
+/// The same figures without the plots, for a terminal.
+pub fn text(active: &str, candidate: &str, found: &[Comparison]) -> String {
+    let mut text = heading(active, candidate);
+    for comparison in found {
+        figures(&mut text, comparison);
+    }
+    text
+}
+
+fn heading(active: &str, candidate: &str) -> String {
+    format!(
+        "# Shadow comparison\n\nActive: {}. Candidate: {}. The candidate's results left the box nowhere.\n",
+        plain(active),
+        plain(candidate)
+    )
+}
+
+fn figures(text: &mut String, found: &Comparison) {
     let label = plain(&found.label);
     let flips = &found.flips;
     let kappa =
@@ -66,17 +83,23 @@ fn one(text: &mut String, found: &Comparison, pairs: &[Pair]) {
         now.p95,
         now.max,
     );
+}
+
+/// Scores of each study, and their distributions.
+pub(super) fn plots(label: &str, pairs: &[Pair]) -> [String; 2] {
     let scores: Vec<(f64, f64)> =
-        both(&found.label, pairs).iter().map(|(active, candidate)| (active.0, candidate.0)).collect();
+        both(label, pairs).iter().map(|(active, candidate)| (active.0, candidate.0)).collect();
     let (active, candidate): (Vec<f64>, Vec<f64>) = scores.iter().copied().unzip();
-    text.push_str(&plot::scatter(&format!("{label}: scores of each study"), "active", "candidate", &scores));
-    text.push('\n');
+    let label = plain(label);
     let title = format!("{label}: scores, active grey, candidate blue");
-    text.push_str(&plot::histograms(&title, "score", &active, &candidate));
+    [
+        plot::scatter(&format!("{label}: scores of each study"), "active", "candidate", &scores),
+        plot::histograms(&title, "score", &active, &candidate),
+    ]
 }
 
 /// Text that is neither Markdown nor markup: a vendor's names go into a page that people trust.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let allowed = |char: char| char.is_alphanumeric() || " .,-+()/:".contains(char);
     text.chars().take(128).map(|char| if allowed(char) { char } else { '_' }).collect()
 }

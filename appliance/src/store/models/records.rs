@@ -137,13 +137,15 @@ pub struct Approval {
     pub acknowledged: String,
 }
 
-/// Keeps an approval. Refused where the same person approved the same thing before.
+/// Keeps an approval; `report` is the digest of the shadow report that it was given on, or empty. Refused where the
+/// same person approved the same thing before.
 pub fn approve(
     writer: &Writer<'_>,
     slot: &str,
     digest: &str,
     actor: &Actor,
     acknowledged: &str,
+    report: &str,
 ) -> Result<usize, LedgerError> {
     let before = approvals(writer.tx(), slot, digest)?;
     let mut people: Vec<&str> = before.iter().map(|approval| approval.person.as_str()).collect();
@@ -163,7 +165,7 @@ pub fn approve(
     )?;
     let detail = json!({
         "action": "approve-model", "model": slot, "digest": digest, "by": actor.name,
-        "acknowledged": acknowledged, "reason": actor.reason,
+        "acknowledged": acknowledged, "reason": actor.reason, "shadow_report": report,
     });
     writer.audit(&Event::new(EventKind::OperatorAction, actor.account.as_str(), detail))?;
     Ok(count + 1)

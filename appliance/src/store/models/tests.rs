@@ -1,8 +1,6 @@
 use super::*;
 use crate::store::fixture::Fixture;
 
-const NO_DUTIES: Duties = Duties { approvals: 0, shadow_hours: 0.0 };
-
 fn row(digest: &str, release: u64) -> VersionRow {
     VersionRow {
         slot: "detector".into(),
@@ -28,14 +26,14 @@ fn facts() -> Facts {
     Facts { evidence: "proof".into(), ..Facts::default() }
 }
 
-fn act(fixture: &Fixture, digest: &str, event: Event) -> Result<Vec<Step>, LedgerError> {
+pub(super) fn act(fixture: &Fixture, digest: &str, event: Event) -> Result<Vec<Step>, LedgerError> {
     let digest = digest.to_owned();
     fixture.ledger.write_blocking(move |writer| {
-        apply(writer, "detector", &digest, event, &facts(), &NO_DUTIES, &Actor::the_box("test"), None)
+        apply(writer, "detector", &digest, event, &facts(), &Duties::NONE, &Actor::the_box("test"), None)
     })
 }
 
-fn with_version(fixture: &Fixture, digest: &str, release: u64) {
+pub(super) fn with_version(fixture: &Fixture, digest: &str, release: u64) {
     let row = row(digest, release);
     fixture
         .ledger
@@ -47,7 +45,7 @@ fn with_version(fixture: &Fixture, digest: &str, release: u64) {
         .unwrap();
 }
 
-fn activate(fixture: &Fixture, digest: &str) {
+pub(super) fn activate(fixture: &Fixture, digest: &str) {
     for event in [Event::Verify, Event::Admit, Event::Accept, Event::Activate] {
         act(fixture, digest, event).unwrap();
     }
@@ -95,7 +93,7 @@ fn an_approval_is_of_the_state_that_was_seen_and_of_another_person_each() {
     with_version(&fixture, "aa", 1);
     let approve = |name: &str| {
         let actor = Actor { name: name.into(), account: "shell:x".into(), reason: String::new() };
-        fixture.ledger.write_blocking(move |writer| approve(writer, "detector", "aa", &actor, ""))
+        fixture.ledger.write_blocking(move |writer| approve(writer, "detector", "aa", &actor, "", ""))
     };
     assert_eq!(approve("Meyer").unwrap(), 1);
     assert!(approve(" meyer ").is_err(), "the same person");

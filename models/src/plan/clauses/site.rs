@@ -41,13 +41,18 @@ pub(in crate::plan) fn rule(
             ClauseName::ShadowHours,
             "",
             evidence.shadow_hours >= plan.site.shadow_hours,
-            format!("{} hours in shadow, asked for are {}", evidence.shadow_hours, plan.site.shadow_hours),
+            format!("{:.2} hours in shadow, asked for are {}", evidence.shadow_hours, plan.site.shadow_hours),
         );
+        let report = evidence.shadow_report.as_ref();
+        let report = report.map(|sha256| format!("; report {sha256}")).unwrap_or_default();
         ruling.rule(
             ClauseName::CanaryCases,
             "",
             evidence.canary_cases >= plan.site.canary_cases,
-            format!("{} studies in shadow, asked for are {}", evidence.canary_cases, plan.site.canary_cases),
+            format!(
+                "{} studies in shadow, asked for are {}{report}",
+                evidence.canary_cases, plan.site.canary_cases
+            ),
         );
     }
     let found = people(&evidence.approvals);

@@ -1,0 +1,205 @@
+//! What people read of a candidate in shadow before they approve it, and what keeps them from approving.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use lightbox_models::life_cycle::State;
+use lightbox_models::plan::Plan;
+use lightbox_models::shadow::{Comparison, Heading, compare, page, text};
+use rusqlite::Connection;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::manifest;
+use crate::audit::chain::hex;
+use crate::store::ledger::{LedgerError, Writer};
+use crate::store::models::shadow::{self, Standing};
+use crate::store::models::{self, Actor, VersionRow};
+
+/// A version by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Named {
+    /// `model.version`.
+    pub version: String,
+    /// The bundle's digest.
+    pub digest: String,
+}
+
+/// What a plan asks of a candidate in shadow.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Asked {
+    /// Hours.
+    pub hours: f64,
+    /// Studies.
+    pub studies: u32,
+}
+
+/// A candidate beside the active version.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShadowReport {
+    /// The model's name in the site file.
+    pub model: String,
+    /// The version that it is compared with.
+    pub active: Named,
+    /// The candidate.
+    pub candidate: Named,
+    /// How far it has come.
+    pub standing: Standing,
+    /// What the plan asks.
+    pub asked: Option<Asked>,
+    /// The figures of each label that has a study on which both ran.
+    pub labels: Vec<Comparison>,
+    /// Why the candidate failed, each with the number of studies.
+    pub failures: BTreeMap<String, u32>,
+    /// Digest of the page.
+    pub sha256: String,
+    /// The page, HTML with the plots.
+    #[serde(skip)]
+    pub page: String,
+}
+
+impl ShadowReport {
+    /// The report of a version that is in shadow, or was; none where it never was.
+    pub fn of(reader: &Connection, slot: &str, digest: &str) -> Result<Option<ShadowReport>, LedgerError> {
+        let Some(standing) = shadow::standing(reader, slot, digest)? else { return Ok(None) };
+        let versions = models::versions(reader, Some(slot))?;
+        let find = |digest: &str| versions.iter().find(|version| version.digest == digest);
+        let (Some(active), Some(candidate)) = (find(&standing.beside), find(digest)) else { return Ok(None) };
+        let manifest = manifest(candidate)?;
+        let labels: Vec<&str> =
+            manifest.label.iter().filter(|label| !label.negative).map(|label| label.name.as_str()).collect();
+        let (pairs, failures) = shadow::pairs(reader, slot, digest, &standing.beside, &labels)?;
+        let title = |version: &VersionRow| {
+            format!("{} ({})", version.version, version.digest.get(..12).unwrap_or_default())
+        };
+        let heading = Heading {
+            model: slot,
+            active: &title(active),
+            candidate: &title(candidate),
+            failures: &failures,
+        };
+        let page = page(&heading, &labels, &pairs);
+        Ok(Some(ShadowReport {
+            model: slot.to_owned(),
+            active: Named { version: active.version.clone(), digest: active.digest.clone() },
+            candidate: Named { version: candidate.version.clone(), digest: candidate.digest.clone() },
+            asked: plan(reader, slot)?
+                .map(|plan| Asked { hours: plan.site.shadow_hours, studies: plan.site.canary_cases }),
+            labels: labels.iter().filter_map(|label| compare(label, &pairs).ok()).collect(),
+            failures,
+            sha256: hex(&Sha256::digest(page.as_bytes())),
+            page,
+            standing,
+        }))
+    }
+
+    /// The figures for a terminal.
+    pub fn text(&self) -> String {
+        let mut text = text(&self.active.version, &self.candidate.version, &self.labels);
+        if self.labels.is_empty() {
+            text.push_str("\nThere is no study yet on which both ran.\n");
+        }
+        for (reason, count) in &self.failures {
+            text.push_str(&format!("\nThe candidate failed on {count}: {reason}\n"));
+        }
+        text
+    }
+}
+
+fn plan(reader: &Connection, slot: &str) -> Result<Option<Plan>, LedgerError> {
+    let Some(row) = models::plan_of_slot(reader, slot)? else { return Ok(None) };
+    Plan::read(Path::new("the plan"), &row.text)
+        .map(Some)
+        .map_err(|problem| LedgerError::Illegal(format!("the plan of model \"{slot}\": {problem}")))
+}
+
+/// How far a candidate has come beside the version that is active now.
+pub(super) fn standing(
+    reader: &Connection,
+    slot: &str,
+    digest: &str,
+) -> Result<Option<Standing>, LedgerError> {
+    let active = models::active(reader, slot)?;
+    let standing = shadow::standing(reader, slot, digest)?;
+    Ok(standing.filter(|standing| active.is_some_and(|active| active.digest == standing.beside)))
+}
+
+/// What is left of the plan's duty in shadow; none where nothing is.
+pub(super) fn left(plan: &Plan, standing: Option<&Standing>) -> Option<String> {
+    let (asked, site) = (standing, &plan.site);
+    let (hours, studies) = asked.map_or((0.0, 0), |standing| (standing.hours, standing.studies));
+    let mut left = Vec::new();
+    if hours < site.shadow_hours {
+        left.push(format!("{:.2} of {} hours", site.shadow_hours - hours, site.shadow_hours));
+    }
+    if studies < site.canary_cases {
+        left.push(format!("{} of {} studies", site.canary_cases - studies, site.canary_cases));
+    }
+    (!left.is_empty()).then(|| left.join(" and "))
+}
+
+/// Why a version cannot be approved yet; none where it can.
+pub fn approval_refused(
+    reader: &Connection,
+    slot: &str,
+    digest: &str,
+) -> Result<Option<String>, LedgerError> {
+    let versions = models::versions(reader, Some(slot))?;
+    let Some(version) = versions.iter().find(|version| version.digest == digest) else {
+        return Err(LedgerError::NotFound("version of that model"));
+    };
+    match version.state {
+        State::Accepted | State::Shadow => {}
+        // It was judged when it first became active; coming back is up to the people.
+        State::RolledBack => return Ok(None),
+        state => {
+            return Ok(Some(format!(
+                "version {} is {state}: only one that was accepted on this hardware, or that was rolled back, can be \
+                 approved",
+                version.version
+            )));
+        }
+    }
+    let Some(plan) = plan(reader, slot)? else {
+        return Ok(Some(format!("model \"{slot}\" has no plan")));
+    };
+    let first = !versions.iter().any(|other| other.last_active > 0 && other.digest != digest);
+    let standing = standing(reader, slot, digest)?;
+    let left = left(&plan, standing.as_ref()).filter(|_| !first);
+    Ok(left.map(|left| {
+        if versions.iter().all(|other| other.state != State::Active) {
+            return format!(
+                "the plan asks that version {} runs beside the active one first ({left} are left), and none is active; \
+                 remedy: approve an earlier version again (--digest)",
+                version.version
+            );
+        }
+        let fault = standing.map(|standing| standing.fault).filter(|fault| !fault.is_empty());
+        let fault = fault.map(|fault| format!(" It does not run: {fault}.")).unwrap_or_default();
+        format!(
+            "the plan asks that version {} runs beside the active one first: {left} are left.{fault} `lightbox models \
+             shadow {slot}` shows the report so far",
+            version.version
+        )
+    }))
+}
+
+/// Takes an approval, and keeps the report that it was given on. Refused where the plan's duty in shadow is not done.
+/// Yields how many people have approved.
+pub fn approve(
+    writer: &Writer<'_>,
+    slot: &str,
+    digest: &str,
+    actor: &Actor,
+    acknowledged: &str,
+) -> Result<usize, LedgerError> {
+    if let Some(why) = approval_refused(writer.tx(), slot, digest)? {
+        return Err(LedgerError::Illegal(why));
+    }
+    let report = ShadowReport::of(writer.tx(), slot, digest)?;
+    if let Some(report) = &report {
+        shadow::keep_report(writer, slot, digest, &report.sha256, &report.page)?;
+    }
+    let report = report.map(|report| report.sha256).unwrap_or_default();
+    models::approve(writer, slot, digest, actor, acknowledged, &report)
+}
