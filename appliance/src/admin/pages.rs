@@ -3,6 +3,7 @@
 //! authenticated operator, and nowhere else.
 
 mod health;
+mod models;
 mod peers;
 mod queue;
 mod study;
@@ -11,6 +12,7 @@ use lightbox_provisioning::site::{Role, Site};
 use maud::{DOCTYPE, Markup, html};
 
 pub use health::{Health, overview};
+pub use models::{Models, Version, models, version};
 pub use peers::{Heard, peers};
 pub use queue::{Queue, queue};
 pub use study::{studies, study};
@@ -43,7 +45,7 @@ impl Page<'_> {
                 header {
                     strong { (self.site.file.appliance.name) }
                     nav {
-                        @for (path, name) in [("/", "Health"), ("/studies", "Studies"), ("/queue", "Queue"), ("/peers", "Peers")] {
+                        @for (path, name) in [("/", "Health"), ("/studies", "Studies"), ("/queue", "Queue"), ("/models", "Models"), ("/peers", "Peers")] {
                             a href=(path) aria-current=[(path == current).then_some("page")] { (name) }
                         }
                     }

@@ -1,5 +1,7 @@
 //! What each address answers.
 
+mod models;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -70,6 +72,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/queue/{id}/release", post(release))
         .route("/queue/replay-all", post(replay_all))
         .route("/jobs/{id}/replay", post(replay_job))
+        .merge(models::routes())
         .route("/peers", get(peers))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
@@ -88,7 +91,11 @@ async fn around(request: Request, next: Next) -> Response {
         Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
     };
     for (name, value) in SECURITY_HEADERS {
-        response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        // The page of a shadow report has a policy of its own.
+        response
+            .headers_mut()
+            .entry(HeaderName::from_static(name))
+            .or_insert(HeaderValue::from_static(value));
     }
     response
 }

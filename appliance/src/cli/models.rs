@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use lightbox_models::acceptance::seal::Recipient;
-use lightbox_models::life_cycle::{Duties, Event, Facts, State};
-use lightbox_models::plan::{self, Plan};
+use lightbox_models::life_cycle::{Event, State};
+use lightbox_models::plan;
 use rusqlite::Connection;
 use serde_json::json;
 
@@ -391,44 +391,22 @@ fn approve(
     let (actor, ledger) = (actor(by)?, place.ledger()?);
     let waits = |version: &VersionRow| matches!(version.state, State::Accepted | State::Shadow);
     let version = ledger.read_blocking(|reader| Ok(chosen(reader, which, waits)))??;
-    let (of_slot, of_digest) = (version.slot.clone(), version.digest.clone());
-    let refused =
-        ledger.read_blocking(move |reader| update::approval_refused(reader, &of_slot, &of_digest))?;
-    if let Some(why) = refused {
-        bail!(plain(&why));
-    }
-    let row = ledger.read_blocking(|reader| models::plan_of_slot(reader, &version.slot))?;
-    let row = row.context("the model has no plan")?;
-    let plan = Plan::read(std::path::Path::new("the plan"), &row.text)
-        .map_err(|problem| anyhow::anyhow!("{problem}"))?;
-    if plan.labelling.acknowledge && !acknowledge {
-        bail!(
-            "the plan asks that somebody has read the instructions for use, version {} (SHA-256 {}): \"{}\"; remedy: read \
-             them, then approve with --acknowledge",
-            plan.labelling.version,
-            plan.labelling.ifu_sha256,
-            plain(&plan.labelling.notice)
-        );
-    }
-    let acknowledged = if acknowledge { plan.labelling.ifu_sha256.clone() } else { String::new() };
     let (slot, digest) = (version.slot.clone(), version.digest.clone());
-    let count = ledger
-        .write_blocking(move |writer| update::approve(writer, &slot, &digest, &actor, &acknowledged))?;
+    let done =
+        ledger.write_blocking(move |writer| update::approve(writer, &slot, &digest, &actor, acknowledge));
+    let update::Approved { people, wanted } =
+        done.map_err(|error| anyhow::anyhow!(plain(&error.to_string())))?;
     Ok(writeln!(
         out,
-        "Version {} of model {} is approved by {count} of {} people; the daemon makes it active when the plan is met.",
+        "Version {} of model {} is approved by {people} of {wanted} people; the daemon makes it active when the plan is met.",
         version.version,
         plain(&version.slot),
-        plan.site.approvals.max(1)
     )?)
 }
 
 fn change(place: &Place, version: &VersionRow, event: Event, actor: Actor) -> anyhow::Result<()> {
     let (slot, digest) = (version.slot.clone(), version.digest.clone());
-    place.ledger()?.write_blocking(move |writer| {
-        let facts = Facts { evidence: format!("order of {}", actor.name), ..Facts::default() };
-        models::apply(writer, &slot, &digest, event, &facts, &Duties::NONE, &actor, None)
-    })?;
+    place.ledger()?.write_blocking(move |writer| update::order(writer, &slot, &digest, event, &actor))?;
     Ok(())
 }
 

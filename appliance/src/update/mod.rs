@@ -11,6 +11,7 @@
 mod acceptance;
 mod anew;
 mod check;
+mod decisions;
 mod evidence;
 mod files;
 mod mirror;
@@ -43,11 +44,12 @@ use crate::store::models;
 use crate::store::objects::Objects;
 
 pub use anew::begin_anew;
+pub use decisions::{Approved, approve, order};
 pub use evidence::Kept;
 pub use files::Folders;
 pub use monitor::Monitors;
 use registry::Registry;
-pub use report::{Asked, Named, ShadowReport, approval_refused, approve};
+pub use report::{Asked, Named, ShadowReport, approval_refused, plan};
 pub use shadow::Shadow;
 pub use steps::{go_back, verify_kept};
 

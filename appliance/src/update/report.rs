@@ -12,9 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::manifest;
 use crate::audit::chain::hex;
-use crate::store::ledger::{LedgerError, Writer};
+use crate::store::ledger::LedgerError;
 use crate::store::models::shadow::{self, Standing};
-use crate::store::models::{self, Actor, VersionRow};
+use crate::store::models::{self, VersionRow};
 
 /// A version by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -106,7 +106,8 @@ impl ShadowReport {
     }
 }
 
-fn plan(reader: &Connection, slot: &str) -> Result<Option<Plan>, LedgerError> {
+/// The plan in force of a model, where one came.
+pub fn plan(reader: &Connection, slot: &str) -> Result<Option<Plan>, LedgerError> {
     let Some(row) = models::plan_of_slot(reader, slot)? else { return Ok(None) };
     Plan::read(Path::new("the plan"), &row.text)
         .map(Some)
@@ -182,24 +183,4 @@ pub fn approval_refused(
             version.version
         )
     }))
-}
-
-/// Takes an approval, and keeps the report that it was given on. Refused where the plan's duty in shadow is not done.
-/// Yields how many people have approved.
-pub fn approve(
-    writer: &Writer<'_>,
-    slot: &str,
-    digest: &str,
-    actor: &Actor,
-    acknowledged: &str,
-) -> Result<usize, LedgerError> {
-    if let Some(why) = approval_refused(writer.tx(), slot, digest)? {
-        return Err(LedgerError::Illegal(why));
-    }
-    let report = ShadowReport::of(writer.tx(), slot, digest)?;
-    if let Some(report) = &report {
-        shadow::keep_report(writer, slot, digest, &report.sha256, &report.page)?;
-    }
-    let report = report.map(|report| report.sha256).unwrap_or_default();
-    models::approve(writer, slot, digest, actor, acknowledged, &report)
 }

@@ -156,7 +156,7 @@ fn models(models: &[ModelLine]) -> Markup {
             div.scroll { table {
                 tr { th { "Name" } th { "Model" } th { "Digest" } th { "State" } }
                 @for model in models { tr {
-                    td { (model.name) }
+                    td { a href="/models" { (model.name) } }
                     td { (model.title) " " @if model.not_for_clinical_use { span.tag.warn { "not for clinical use" } } }
                     td { (digest(&model.digest)) }
                     td.words { @match &model.fault {
