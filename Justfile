@@ -108,9 +108,9 @@ image-boot FLAVOUR="test":
 image-test *ONLY: (image "test")
     os-image/image.py test "$@"
 
-# The quick checks of an image that was built: signatures, verity, partitions, units, made again; no virtual machine.
-image-fast FLAVOUR="production": (image FLAVOUR)
-    os-image/image.py fast --flavour {{ FLAVOUR }}
+# Quick checks without a virtual machine (signatures, verity, partitions, units, made again), over an image with the debug build's daemon.
+image-fast FLAVOUR="production": parts build
+    os-image/image.py fast --flavour {{ FLAVOUR }} --binary target/debug/lightbox
 
 # What is in a built image, why, and how big.
 image-inspect FLAVOUR="production":

@@ -36,13 +36,14 @@ def sha256(path):
 class Build:
     """One build of one flavour."""
 
-    def __init__(self, flavour, again=False, other_version=None):
+    def __init__(self, flavour, again=False, other_version=None, binary=None):
         need_root()
         self.flavour = flavour
         self.version = other_version or version()
         self.again = again
         # What is built for a comparison or as another version lies beside the image itself.
-        self.beside = "again" if again else other_version
+        self.beside = "again" if again else "checked" if binary else other_version
+        self.binary = binary or root.LIGHTBOX
         self.folder = OUT / (f"{flavour}-{self.beside}" if self.beside else flavour)
         self.watch = Stopwatch()
 
@@ -60,6 +61,12 @@ class Build:
         """The signed UKI."""
         return self.path(f"lightbox_{self.version}.efi")
 
+    def facts(self):
+        """summary.json of the finished build; `Failed` where there is none."""
+        if not self.path("summary.json").exists() or not self.disk.exists():
+            raise Failed(f"there is no {self.flavour} image {self.version}; remedy: ./justw image {self.flavour}")
+        return json.loads(self.path("summary.json").read_text())
+
     def run(self):
         """All steps. `again` makes root tree and kernel anew, too, so that two builds have nothing in common."""
         work = fresh(self.folder / "work")
@@ -70,7 +77,7 @@ class Build:
         kernel, release = trees.kernel(again=self.again)
         self.watch.lap("packages")
 
-        made = root.Root(work / "root", self.flavour, self.version, tools, keys)
+        made = root.Root(work / "root", self.flavour, self.version, tools, keys, self.binary)
         made.assemble(base, kernel, release)
         report = made.report()
         problems = [] if self.flavour == "debug" else root.violations(made.tree)

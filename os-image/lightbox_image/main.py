@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from pathlib import Path
 
 from . import boot, build, fast, inspect_image, lock, machine, root, trees
 from .keys import Keys
@@ -20,6 +21,8 @@ def main(arguments=None):
     building.add_argument("--again", action="store_true", help="beside the last build, from nothing, to be compared")
     quick = verbs.add_parser("fast", help="check what was built, without a virtual machine")
     quick.add_argument("--flavour", choices=root.FLAVOURS, default="production")
+    quick.add_argument("--binary", type=Path, metavar="FILE",
+                       help="build an image with this lightbox for the checks, beside the real one")
     booting = verbs.add_parser("boot", help="boot what was built in a virtual machine, its console here")
     booting.add_argument("--flavour", choices=root.FLAVOURS, default="test")
     testing = verbs.add_parser("test", help="boot and damage the test flavour: every fault must be refused")
@@ -41,7 +44,7 @@ def main(arguments=None):
         elif chosen.verb == "compare":
             print(build.compare(chosen.flavour))
         elif chosen.verb == "fast":
-            return verdict(fast.run(chosen.flavour))
+            return verdict(fast.run(chosen.flavour, chosen.binary and chosen.binary.resolve()))
         elif chosen.verb == "boot":
             made = build.built(chosen.flavour)
             tools = trees.tools()

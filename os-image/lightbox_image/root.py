@@ -25,12 +25,13 @@ BUNDLE_NAMES = ("phantom-detector", "brain-tumour")
 class Root:
     """A root in the making: `tree` is a folder that will become the file system."""
 
-    def __init__(self, tree, flavour, version, tools, keys):
+    def __init__(self, tree, flavour, version, tools, keys, lightbox):
         self.tree = tree
         self.flavour = flavour
         self.version = version
         self.tools = tools
         self.keys = keys
+        self.lightbox = lightbox
         self.removed_scripts = []
         self.made_of = recipe()
 
@@ -79,11 +80,11 @@ class Root:
 
     def product(self):
         """The daemon, ONNX Runtime and the reference bundles."""
-        for path, remedy in ((LIGHTBOX, "cargo build --release -p lightbox"), (ONNXRUNTIME, "./justw parts")):
+        for path, remedy in ((self.lightbox, "cargo build --release -p lightbox"), (ONNXRUNTIME, "./justw parts")):
             if not path.exists():
-                raise Failed(f"{path.relative_to(REPOSITORY)} is missing; remedy: {remedy} (./justw image does it)")
+                raise Failed(f"{path} is missing; remedy: {remedy} (./justw image does it)")
         binary = self.tree / "usr/bin/lightbox"
-        self.tools.run("strip", "--strip-all", "-o", binary, LIGHTBOX)
+        self.tools.run("strip", "--strip-all", "-o", binary, self.lightbox)
         binary.chmod(0o755)
         library = self.tree / "usr/lib/lightbox"
         library.mkdir(parents=True, exist_ok=True)
