@@ -297,8 +297,9 @@ class Boot:
         return f"{reasons[0][:160]} after {after} s"
 
 
-# What systemd-cryptsetup says of a TPM or a volume that does not fit.
-UNSEALING = r"(?i)(tpm2? .*(fail|error|integrity|not)|no .*tpm2 .*token|no valid tpm2|failed to (unseal|activate|load))"
+# What systemd-cryptsetup says of a TPM that does not fit, and of a volume that only a passphrase would open.
+UNSEALING = (r"(?i)(tpm2?\b.*(fail|error|integrity|not)|no .*tpm2 .*token|no valid tpm2|failed to (unseal|activate|query)|"
+             r"password querying disabled via 'headless')")
 
 
 CHECKS = (
