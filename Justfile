@@ -93,3 +93,34 @@ fuzz-all SECONDS="300":
 # Fuzzes every parser of peers' bytes as continuous integration does: what is kept, then 20 seconds.
 fuzz-ci:
     scripts/fuzz.sh all 20
+
+# Builds the firmware image into target/image/FLAVOUR (production, test or debug). As root: it makes trees of Debian packages.
+image FLAVOUR="production": parts
+    cargo build --release -p lightbox
+    os-image/image.py build --flavour {{ FLAVOUR }}
+
+# Boots an image in a virtual machine (UEFI, Secure Boot, TPM), its console here; Ctrl-C switches it off.
+image-boot FLAVOUR="test":
+    os-image/image.py boot --flavour {{ FLAVOUR }}
+
+# SLOW (about 15 minutes emulated): boots the test flavour, sends a study through it, damages it in every way; writes target/image/test.json
+[positional-arguments]
+image-test *ONLY: (image "test")
+    os-image/image.py test "$@"
+
+# Quick checks without a virtual machine (signatures, verity, partitions, units, made again), over an image with the debug build's daemon.
+image-fast FLAVOUR="production": parts build
+    os-image/image.py fast --flavour {{ FLAVOUR }} --binary target/debug/lightbox
+
+# What is in a built image, why, and how big.
+image-inspect FLAVOUR="production":
+    os-image/image.py inspect --flavour {{ FLAVOUR }}
+
+# Builds an image twice from nothing and compares: all but the signatures must be the same.
+image-twice FLAVOUR="production": (image FLAVOUR)
+    os-image/image.py build --flavour {{ FLAVOUR }} --again
+    os-image/image.py compare --flavour {{ FLAVOUR }}
+
+# Asks the Debian mirror for the newest packages of the image and writes os-image/packages.lock.
+image-lock:
+    os-image/image.py lock

@@ -56,6 +56,7 @@ use crate::store::results::{Results, ResultsError};
 use crate::store::retention::{self, Retention};
 use crate::store::scrub::Scrubber;
 use crate::store::{deliveries, folder, forwards, indexer, jobs, models, rule_sets};
+use crate::system::System;
 use crate::update::registry::Registry;
 use crate::update::{self, Updates};
 use crate::web;
@@ -351,6 +352,7 @@ impl Daemon {
             places,
             live: live.clone(),
             reload_fault,
+            image_warning: System::running().and_then(|system| system.warning()),
         };
         if let Some(updates) =
             Updates::of_site(&site, &store.ledger, &store.identity, &clock, &registry, engine.as_ref(), &work)

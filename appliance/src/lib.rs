@@ -25,6 +25,7 @@ pub mod reload;
 pub mod report;
 pub mod store;
 pub mod structure;
+pub mod system;
 pub mod update;
 pub mod vendor;
 pub mod web;

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lightbox::cli::{
-    audit, bundle, commitments, conformance, demo, keys, models, orders, peers, phantom, plan, query, queue,
-    repository, rules, send, serve, site, studies,
+    audit, boot, bundle, commitments, conformance, demo, health, keys, models, orders, peers, phantom, plan,
+    query, queue, repository, rules, send, serve, site, studies,
 };
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
@@ -39,6 +39,8 @@ enum Verb {
     Orders(orders::Args),
     Peers(peers::Args),
     Audit(audit::Args),
+    Health(health::Args),
+    Boot(boot::Args),
     Send(send::Args),
     Phantom(phantom::Args),
     Bundle(bundle::Args),
@@ -62,6 +64,8 @@ fn main() -> ExitCode {
         Verb::Orders(args) => args.run(),
         Verb::Peers(args) => args.run(),
         Verb::Audit(args) => args.run(),
+        Verb::Health(args) => args.run(),
+        Verb::Boot(args) => args.run(),
         Verb::Send(args) => args.run(),
         Verb::Phantom(args) => args.run(),
         Verb::Bundle(args) => args.run(),

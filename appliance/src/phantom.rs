@@ -4,6 +4,8 @@
 //! A CT phantom holds balls cut by slices, a projection holds disks. All are inside a grey ellipse
 //! with noise that never reaches the phantom detector's threshold.
 
+pub mod truth;
+
 use dicom_core::value::DataSetSequence;
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR, dicom_value};
 use dicom_dictionary_std::{tags, uids};

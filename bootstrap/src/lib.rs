@@ -1,6 +1,6 @@
-//! What happens at first boot and at every boot. So far: the device's identity.
+//! What happens at first boot and at every boot: the device's identity, and the boot entry's counter of tries.
 //!
-//! Provisioning, sealing, self-test and the bless-or-fall-back decision belong here as well and
-//! come with the operating system image (see `os-image/README.md`).
+//! Provisioning belongs here as well and comes later. The image that boots is made in `os-image/`.
 
+pub mod boot_entry;
 pub mod identity;

@@ -99,6 +99,8 @@ pub struct AdminState {
     pub live: watch::Receiver<Arc<Live>>,
     /// Why the newest files of certificates are not in use, where they are not.
     pub reload_fault: Fault,
+    /// The name of the running firmware image, where it is not the product.
+    pub image_warning: Option<String>,
 }
 
 /// A person whose certificate the site file names.

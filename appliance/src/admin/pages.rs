@@ -33,6 +33,8 @@ pub struct Page<'a> {
     pub token: String,
     /// Now.
     pub now_ms: i64,
+    /// The name of a firmware image that is not the product.
+    pub image_warning: Option<&'a str>,
 }
 
 impl Page<'_> {
@@ -52,6 +54,9 @@ impl Page<'_> {
                     span.who { (self.operator.name) " (" (role) ")" }
                 }
                 main {
+                    @if let Some(name) = self.image_warning {
+                        div.banner.bad { strong { "This is not the product: " } (name) }
+                    }
                     (content)
                     p.soft { "Times are UTC. Made " (utc_text(self.now_ms)) "."
                         @if let Some(seconds) = refresh { " Reloads every " (seconds) " s." } }

@@ -143,6 +143,7 @@ impl App {
             operator,
             token: self.tokens.issue(&self.state.identity, operator),
             now_ms: self.state.clock.now_ms(),
+            image_warning: self.state.image_warning.as_deref(),
         }
     }
 

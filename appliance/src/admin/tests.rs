@@ -59,6 +59,7 @@ impl Running {
             places: Arc::new(Places::new(8)),
             live: watch::channel(live).1,
             reload_fault: Fault::default(),
+            image_warning: Some("Lightbox 1 (test flavour)".into()),
         };
         let task = tokio::spawn(serve(listener, state, stopped));
         Running { fixture, address, engine_fault, changed, stop, task }

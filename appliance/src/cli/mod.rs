@@ -2,11 +2,13 @@
 //! [`print`], [`progress`]).
 
 pub mod audit;
+pub mod boot;
 pub mod bundle;
 pub mod commitments;
 pub mod conformance;
 pub mod demo;
 mod files;
+pub mod health;
 pub mod keys;
 pub mod models;
 pub mod orders;

@@ -89,7 +89,7 @@ enum Verb {
     ///
     /// Example: lightbox repository demo models --site site.toml models/reference/phantom-detector/bundle
     Demo {
-        /// The folder: made if it is missing, else added to.
+        /// The folder: made if it is missing, else added to; what is published already stays as it is.
         folder: PathBuf,
         /// The site file of the box. Its data folder gets the device's key if the box has never been started.
         #[command(flatten)]
@@ -332,10 +332,7 @@ fn demonstrate(folder: &Path, site: &SiteArg, bundles: &[PathBuf]) -> anyhow::Re
     let place = Place::open(site)?;
     let recipient = Recipient::of(&acceptance_secret(&place.identity_before_the_first_start()?))?;
     let now = SystemClock.now();
-    let vendor = match folder.join("keys").exists() {
-        true => DemoVendor::open(folder)?,
-        false => DemoVendor::make(folder, now)?,
-    };
+    let vendor = DemoVendor::open_or_make(folder, now)?;
     let mut udi_di = std::collections::BTreeSet::new();
     let mut models = String::new();
     for bundle in bundles {

@@ -124,8 +124,22 @@ impl DemoVendor {
         self.repository().join("metadata/1.root.json")
     }
 
+    /// The one in a folder; where there is none, or its making was interrupted, it is made.
+    pub fn open_or_make(folder: &Path, now: OffsetDateTime) -> anyhow::Result<DemoVendor> {
+        if folder.join("repository/metadata/timestamp.json").exists() {
+            return DemoVendor::open(folder);
+        }
+        for part in ["keys", "work", "repository"] {
+            let part = folder.join(part);
+            if part.exists() {
+                fs::remove_dir_all(&part).with_context(|| format!("removing {}", part.display()))?;
+            }
+        }
+        DemoVendor::make(folder, now)
+    }
+
     /// Publishes a bundle, and where it is the first of its model also its plan and its acceptance set, sealed
-    /// to the device.
+    /// to the device. What is published already stays as it is.
     pub fn add(
         &self,
         folder: &Path,
@@ -133,14 +147,19 @@ impl DemoVendor {
         device: &Recipient,
         now: OffsetDateTime,
     ) -> anyhow::Result<Added> {
-        let published = self.publish_bundle(folder, now)?;
-        let id = &published.manifest.model.id;
-        let plan = plan_target(id);
-        if !self.folder.join("work").join(format!("{id}-plan.toml")).exists() {
+        let manifest = Bundle::open(folder)?.manifest().clone();
+        let id = &manifest.model.id;
+        let (bundle, plan) = (bundle_target(&manifest), plan_target(id));
+        let target = format!("vendors/{VENDOR}/{id}");
+        let there = Publisher::open(&self.repository())?.targets();
+        // The set last: with it, all is there.
+        if !there.contains(&bundle) {
+            self.publish_bundle(folder, now)?;
+        }
+        if !there.iter().any(|name| name.starts_with(&format!("{target}/sets/"))) {
             self.publish_plan(folder, duties, Some(device), now)?;
         }
-        let target = format!("vendors/{VENDOR}/{id}");
-        Ok(Added { bundle: published.bundle, target, plan, manifest: published.manifest })
+        Ok(Added { bundle, target, plan, manifest })
     }
 
     /// Packs and publishes a bundle; one that claims to be for clinical use is refused.
@@ -153,10 +172,9 @@ impl DemoVendor {
                 folder.display()
             );
         }
-        let name = format!("{}-{}.{EXTENSION}", model.id, model.release);
-        let file = self.folder.join("work").join(&name);
+        let file = self.folder.join("work").join(format!("{}-{}.{EXTENSION}", model.id, model.release));
         pack::pack(folder, &file, &mut |_| {})?;
-        let target = format!("vendors/{VENDOR}/{name}");
+        let target = bundle_target(bundle.manifest());
         let custom = BTreeMap::from([
             ("kind".to_owned(), json!("bundle")),
             ("model".to_owned(), json!(model.id)),
@@ -235,6 +253,10 @@ impl DemoVendor {
         publisher.publish(&change, &Lifetimes::default(), now, &signers, &mut |_, _| {})?;
         Ok(())
     }
+}
+
+fn bundle_target(manifest: &Manifest) -> String {
+    format!("vendors/{VENDOR}/{}-{}.{EXTENSION}", manifest.model.id, manifest.model.release)
 }
 
 fn plan_target(model: &str) -> String {

@@ -75,6 +75,23 @@ async fn what_it_publishes_is_trusted_and_the_plan_admits_its_baseline() {
 }
 
 #[test]
+fn what_is_published_stays_and_an_interrupted_vendor_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("keys")).unwrap();
+    fs::write(folder.path().join("keys/root.pem"), "half").unwrap();
+    let device = Recipient::of(&[7; 32]).unwrap();
+    let timestamp = folder.path().join("repository/metadata/timestamp.json");
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let vendor = DemoVendor::open_or_make(folder.path(), now()).unwrap();
+        let added = vendor.add(&detector(), &Duties::default(), &device, now()).unwrap();
+        assert_eq!(added.bundle, "vendors/lightbox-demo/lightbox-phantom-detector-1.lightbox");
+        seen.push(fs::read(&timestamp).unwrap());
+    }
+    assert_eq!(seen[0], seen[1], "nothing new, and yet signed anew");
+}
+
+#[test]
 fn it_signs_nothing_that_claims_to_be_for_clinical_use() {
     let folder = tempfile::tempdir().unwrap();
     let vendor = DemoVendor::make(folder.path(), now()).unwrap();

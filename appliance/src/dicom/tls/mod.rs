@@ -160,6 +160,11 @@ impl OwnIdentity {
         self.chain.first()
     }
 
+    /// Our own certificate, as whoever connects to us knows it.
+    pub fn known(&self) -> Option<Known> {
+        self.certificate().map(|der| Known::Fingerprint(Sha256::digest(der).into()))
+    }
+
     fn parts(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         (self.chain.clone(), self.key.clone_key())
     }

@@ -1,0 +1,74 @@
+//! `lightbox boot`: the system that this machine was started with. For the image's own units.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lightbox_bootstrap::boot_entry;
+
+use crate::system::System;
+
+/// Where EFI variables are.
+const EFIVARS: &str = "/sys/firmware/efi/efivars";
+/// The variable that says whether Secure Boot is on (UEFI 2.10, 3.3).
+const SECURE_BOOT: &str = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// Shows which system this machine was started with, and marks it as good. The firmware image's own
+/// units run this; it needs UEFI and systemd-boot.
+#[derive(Debug, Parser)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Marks the started system as good: its boot entry gets a full counter of tries, so that a damage that
+    /// comes later still leads to the other slot. Run after `lightbox health --phantom`.
+    Bless {
+        /// Where the EFI system partition is mounted.
+        #[arg(long, value_name = "FOLDER", default_value = "/efi")]
+        esp: PathBuf,
+        /// Where EFI variables are.
+        #[arg(long, value_name = "FOLDER", default_value = EFIVARS)]
+        efivars: PathBuf,
+    },
+    /// One line: name and flavour of the system, its boot entry, Secure Boot, the root's hash.
+    Status {
+        /// Where EFI variables are.
+        #[arg(long, value_name = "FOLDER", default_value = EFIVARS)]
+        efivars: PathBuf,
+    },
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Bless { esp, efivars } => {
+                println!("blessed: {}", boot_entry::bless(&esp, &efivars)?);
+            }
+            Command::Status { efivars } => println!("{}", status(&efivars)),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn status(efivars: &Path) -> String {
+    let name =
+        System::running().map_or_else(|| "this system has no name".to_owned(), |system| system.pretty_name);
+    let entry = match boot_entry::booted(efivars) {
+        Ok(entry) => entry.stem,
+        Err(error) => error.to_string(),
+    };
+    let secure = match fs::read(efivars.join(SECURE_BOOT)) {
+        Ok(bytes) if bytes.get(4) == Some(&1) => "Secure Boot on",
+        Ok(_) => "Secure Boot OFF",
+        Err(_) => "Secure Boot unknown",
+    };
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let root = line.split_whitespace().find_map(|word| word.strip_prefix("roothash="));
+    let root = root.and_then(|hash| hash.get(..12)).unwrap_or("none");
+    format!("{name}: entry {entry}, {secure}, root hash {root}")
+}

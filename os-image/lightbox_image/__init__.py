@@ -1,0 +1,1 @@
+"""Builds, boots, tests and inspects the firmware image. `../image.py` is the command; ../README.md tells how."""
