@@ -45,7 +45,7 @@ class Fast:
         shutil.rmtree(self.work)
 
     def size(self):
-        """The goal of the issue."""
+        """What a slot has to hold, and an update to carry."""
         total = self.summary["bytes"]["total"]
         expect(total < 450e6, f"root + verity + UKI have {total / 1e6:.0f} MB")
         return f"{total / 1e6:.0f} MB"

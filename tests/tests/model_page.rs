@@ -95,6 +95,9 @@ fn a_version_is_looked_for_approved_by_two_and_taken_out_of_service_on_the_page(
     assert_ne!(states(&ledger), ["1 active"]);
     let by = ledger.texts("SELECT actor FROM model_events WHERE reason = 'Looks right' ORDER BY id");
     assert_eq!(by.last().map(String::as_str), Some("Otto Operator"), "{by:?}");
+    // In the audit log too it is the person who acts.
+    let asked = "SELECT subject FROM audit WHERE detail LIKE '%check-models%' ORDER BY seq DESC LIMIT 1";
+    assert_eq!(ledger.texts(asked), ["Olga Operator"]);
     assert!(vera.get("/models").body.contains("no version is active"));
     assert_eq!(vera.get("/models/detector/0000").status, 404);
     assert_eq!(vera.get(&format!("{place}/shadow")).status, 404, "it was never in shadow");

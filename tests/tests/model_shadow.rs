@@ -10,6 +10,7 @@ use lightbox_models::Bundle;
 use lightbox_tests::chance::{Random, number};
 use lightbox_tests::command::{Said, program, run, run_lightbox};
 use lightbox_tests::ledger::Ledger;
+use lightbox_tests::peers::curl::Browser;
 use lightbox_tests::samples::{copy_as, text_of};
 use lightbox_tests::{Daemon, Line, Vendor};
 use serde_json::Value;
@@ -102,7 +103,15 @@ fn scores(ledger: &Ledger) -> BTreeMap<String, f64> {
 
 #[test]
 fn a_candidate_runs_beside_the_active_version_and_is_approved_by_its_report() {
-    let (vendor, line) = Vendor::line();
+    let mut viewer = None;
+    let (vendor, line) = Vendor::line_from(|hospital, vendor| {
+        let identity = viewer.insert(hospital.issue("vera"));
+        format!(
+            "repository = {:?}\n\n[[operator]]\nname = \"Vera Viewer\"\ncertificate = {{ sha256 = {:?} }}",
+            vendor.repository(),
+            identity.sha256
+        )
+    });
     let mut images = Images::new(&line);
     // 0.0005 hours are 1.8 seconds.
     let duty = [("shadow_hours = 0", "shadow_hours = 0.0005"), ("canary_cases = 0", "canary_cases = 8")];
@@ -187,6 +196,9 @@ fn a_candidate_runs_beside_the_active_version_and_is_approved_by_its_report() {
     assert_eq!(page.matches("<circle").count(), given.len());
     let keys_or_uids = compared_keys.iter().any(|key| page.contains(key.as_str()));
     assert!(!keys_or_uids && !page.contains("1.2.826"), "the report names a study");
+    let browser = Browser::new(&line.hospital, line.daemon.admin, viewer.as_ref());
+    let served = browser.get(&format!("/models/detector/{}/shadow", two.digest()));
+    assert_eq!((served.status, served.body), (200, page.clone()), "the administration page serves the same");
     let shown = models(&line, &["shadow", "detector"]).ok("models shadow");
     assert!(shown.out.contains("The candidate puts 3 higher and 0 lower"), "{}", shown.out);
     assert!(shown.out.contains("10 of 8 studies, 0 failed, 0 wait"), "{}", shown.out);
@@ -228,6 +240,24 @@ fn a_candidate_runs_beside_the_active_version_and_is_approved_by_its_report() {
     line.send_and_wait(&images.with_score(0.6));
     let last = line.daemon.ledger().texts("SELECT model_digest FROM jobs ORDER BY id DESC LIMIT 1");
     assert_eq!(last, [two.digest()]);
+
+    // And back, at once. No study was lost, and each result names its bundle, plan and record.
+    models(&line, &["rollback", "detector", "--by", "C. Chief"]).ok("models rollback");
+    line.send_and_wait(&images.with_score(0.6));
+    let ledger = line.daemon.ledger();
+    assert_eq!(states(&ledger), ["1 active", "2 rolled_back"]);
+    assert_eq!(
+        ledger.texts("SELECT model_digest FROM jobs ORDER BY id DESC LIMIT 1"),
+        [one.digest()],
+        "the version before runs again"
+    );
+    let all = given.len() as i64 + 3;
+    assert_eq!(ledger.number("SELECT count(*) FROM studies WHERE state = 'done'"), all);
+    let named = "SELECT count(*) FROM jobs j JOIN model_versions v ON v.digest = j.pinned_digest
+        WHERE json_extract(j.outcome, '$.model.digest') = v.digest
+        AND json_extract(j.outcome, '$.model.plan') = v.plan || ' version ' || v.plan_version
+        AND json_extract(j.outcome, '$.model.acceptance') = v.acceptance";
+    assert_eq!(ledger.number(named), all);
     let site = line.site.path.to_str().expect("a plain path").to_owned();
     run_lightbox(&["audit", "--site", &site, "verify"]).ok("audit verify");
 }

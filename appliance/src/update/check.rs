@@ -129,7 +129,7 @@ impl Updates {
         self.advance(verified, model).await?;
         let mut fetched = self.fetch_new(verified, model).await?;
         fetched.sort_by_key(|found| found.manifest.model.release);
-        let mut judged = super::steps::Judged::default();
+        let mut judged = super::settle::Judged::default();
         for found in fetched {
             if self.pending(model).await?.is_none() {
                 self.receive(model, &found).await?;

@@ -10,6 +10,7 @@
 
 mod acceptance;
 mod anew;
+mod back;
 mod check;
 mod decisions;
 mod evidence;
@@ -19,6 +20,7 @@ mod monitor;
 mod recall;
 pub mod registry;
 mod report;
+mod settle;
 mod shadow;
 mod steps;
 
@@ -44,6 +46,7 @@ use crate::store::models;
 use crate::store::objects::Objects;
 
 pub use anew::begin_anew;
+pub use back::{go_back, verify_kept};
 pub use decisions::{Approved, approve, order};
 pub use evidence::Kept;
 pub use files::Folders;
@@ -51,7 +54,6 @@ pub use monitor::Monitors;
 use registry::Registry;
 pub use report::{Asked, Named, ShadowReport, approval_refused, plan};
 pub use shadow::Shadow;
-pub use steps::{go_back, verify_kept};
 
 /// How often the ledger is asked whether somebody wants something.
 const TICK: Duration = Duration::from_millis(500);
@@ -240,7 +242,7 @@ impl Updates {
         let every = Duration::from_secs(60 * minutes);
         let interrupted = self.is_interrupted().await;
         let mut due = (minutes > 0 || interrupted).then(Instant::now);
-        let mut judged = steps::Judged::default();
+        let mut judged = settle::Judged::default();
         loop {
             match self.ledger.read(models::open_request).await {
                 Ok(Some(request)) => {

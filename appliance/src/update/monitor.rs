@@ -9,15 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lightbox_models::life_cycle::{Duties, Event, Facts};
-use lightbox_models::plan::{Action, Alarm, Monitor, Plan, judge, reading};
+use lightbox_models::plan::{Action, Alarm, Monitor, judge, reading};
 use rusqlite::Connection;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::Managed;
+use super::back::{Back, go_back_from};
 use super::files::Folders;
-use super::steps::{Back, go_back_from};
-use crate::config::chain;
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::models::{self, Actor, VersionRow};
 
@@ -222,8 +221,7 @@ fn look(reader: &Connection, slot: &str, before: Option<&Seen>) -> Result<Option
     if before == Some(&seen) {
         return Ok(None);
     }
-    let plan = Plan::read(std::path::Path::new("the plan"), &row.text)
-        .map_err(|problem| LedgerError::Illegal(chain(&problem)))?;
+    let plan = row.read()?;
     let most = plan.monitor.iter().map(|monitor| monitor.window_studies).max().unwrap_or(0);
     // Failures are passed over by some: enough of the others must be there all the same.
     let live = models::live(reader, slot, &active.digest, active.last_active, most.saturating_mul(2))?;

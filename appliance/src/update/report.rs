@@ -1,7 +1,6 @@
 //! What people read of a candidate in shadow before they approve it, and what keeps them from approving.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use lightbox_models::life_cycle::State;
 use lightbox_models::plan::Plan;
@@ -108,10 +107,7 @@ impl ShadowReport {
 
 /// The plan in force of a model, where one came.
 pub fn plan(reader: &Connection, slot: &str) -> Result<Option<Plan>, LedgerError> {
-    let Some(row) = models::plan_of_slot(reader, slot)? else { return Ok(None) };
-    Plan::read(Path::new("the plan"), &row.text)
-        .map(Some)
-        .map_err(|problem| LedgerError::Illegal(format!("the plan of model \"{slot}\": {problem}")))
+    models::plan_of_slot(reader, slot)?.map(|row| row.read()).transpose()
 }
 
 /// How far a candidate has come beside the version that is active now.

@@ -1,43 +1,26 @@
 //! A version from state to state: each step is judged outside the ledger's writer, written in one
-//! transaction, and can be judged again after a crash.
+//! transaction, and can be judged again after a crash. From accepted to active: [`super::settle`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lightbox_models::life_cycle::{self, Event, Facts, State};
-use lightbox_models::plan::{ClauseName, Comparator, Plan, Stage, Verdict, updates_after};
+use lightbox_models::plan::{Comparator, Plan, Stage, Verdict};
 use lightbox_models::trust::Verified;
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 
 use super::acceptance::Candidates;
 use super::evidence::{Before, Duties, Kept, Matter, broken};
-use super::files::Folders;
-use super::registry::{OpenError, open_checked};
-use super::report::{self, ShadowReport};
-use super::{JUDGE_AGAIN, Managed, Updates, manifest};
+use super::registry::OpenError;
+use super::{Managed, Updates, manifest};
 use crate::audit::chain::hex;
 use crate::config::chain;
-use crate::infer;
-use crate::store::ledger::{Ledger, LedgerError};
-use crate::store::models::shadow::{self, Standing};
-use crate::store::models::{self, Acceptance, Actor, PlanRow, VersionRow};
-
-/// What of a verdict only means that people or time have not done their part yet.
-const WAITS: [ClauseName; 5] = [
-    ClauseName::PlanInForce,
-    ClauseName::Labelling,
-    ClauseName::ShadowHours,
-    ClauseName::CanaryCases,
-    ClauseName::Approvals,
-];
+use crate::store::ledger::LedgerError;
+use crate::store::models::{self, Acceptance, Actor, VersionRow};
 
 /// The states of a version on its way.
 pub(super) fn is_pending(state: State) -> bool {
     matches!(state, State::Received | State::Verified | State::PlannedIn | State::Accepted | State::Shadow)
 }
-
-/// On what each waiting version was judged last, and when: a ruling costs thousands of resamples.
-pub(super) type Judged = BTreeMap<String, (String, Instant)>;
 
 impl Updates {
     /// Takes the slot's version that is on its way as far as documents and this hardware take it.
@@ -209,212 +192,8 @@ impl Updates {
         Ok(allows)
     }
 
-    /// Accepted, in shadow or rolled back → active, once the plan and the people that it asks for agree.
-    pub(super) async fn settle(&self, model: &Managed, judged: &mut Judged) -> Result<(), LedgerError> {
-        let name = model.name.clone();
-        let versions = self.ledger.read(move |reader| models::versions(reader, Some(&name))).await?;
-        let waiting: Vec<VersionRow> = versions
-            .into_iter()
-            .filter(|version| {
-                matches!(version.state, State::Accepted | State::Shadow | State::RolledBack) && version.kept
-            })
-            .collect();
-        for version in waiting {
-            let (slot, digest) = (model.name.clone(), version.digest.clone());
-            let (approvals, event, plan, standing) = self
-                .ledger
-                .read(move |reader| {
-                    Ok((
-                        models::approvals(reader, &slot, &digest)?,
-                        models::last_event(reader, &slot, &digest)?,
-                        models::plan_of_slot(reader, &slot)?,
-                        report::standing(reader, &slot, &digest)?,
-                    ))
-                })
-                .await?;
-            // What people have taken out of service comes back by people only.
-            if version.state == State::RolledBack && approvals.is_empty() {
-                continue;
-            }
-            let on = format!(
-                "{event} {} {} {}",
-                approvals.len(),
-                plan.as_ref().map(|plan| plan.sha256.as_str()).unwrap_or_default(),
-                shadow_is_done(plan.as_ref(), standing.as_ref()),
-            );
-            let before = judged.get(&version.digest);
-            if before.is_some_and(|(last, at)| *last == on && at.elapsed() < JUDGE_AGAIN) {
-                continue;
-            }
-            judged.insert(version.digest.clone(), (on, Instant::now()));
-            let duties = Duties {
-                acknowledged: approvals
-                    .iter()
-                    .map(|approval| approval.acknowledged.clone())
-                    .filter(|digest| !digest.is_empty())
-                    .collect(),
-                approvals: approvals.into_iter().map(|approval| approval.person).collect(),
-                standing,
-                report: None,
-            };
-            self.activate(model, &version, duties).await?;
-        }
-        Ok(())
-    }
-
-    async fn activate(
-        &self,
-        model: &Managed,
-        version: &VersionRow,
-        mut duties: Duties,
-    ) -> Result<(), LedgerError> {
-        let matter = match self.matter(model, version).await? {
-            Ok(matter) => matter,
-            Err(waits) => return self.wait(version, waits).await.map(drop),
-        };
-        let people = duties.approvals.clone();
-        let standing = duties.standing.clone();
-        if report::left(&matter.plan, standing.as_ref()).is_none() {
-            let (slot, digest) = (version.slot.clone(), version.digest.clone());
-            duties.report = self.ledger.read(move |reader| ShadowReport::of(reader, &slot, &digest)).await?;
-        }
-        let report = duties.report.clone();
-        let back = version.state == State::RolledBack;
-        let (event, verdict, plan, updates, expected) = if back {
-            // It was judged when it first became active; coming back is up to the people.
-            let expected = matter.before.as_ref().map(|before| before.digest.clone());
-            (Event::Restore, None, matter.plan, version.updates.clone(), expected)
-        } else {
-            let (slot, digest) = (version.slot.clone(), version.digest.clone());
-            let kept = self.ledger.read(move |reader| models::acceptance(reader, &slot, &digest)).await?;
-            let Some(kept) = kept.filter(|kept| kept.signed.verify(&self.identity.public_key()).is_ok())
-            else {
-                let why = "acceptance-record: there is none that this device signed".to_owned();
-                return self.refuse(version, why, None).await.map(drop);
-            };
-            let kept: Kept = serde_json::from_str(&kept.evidence)
-                .map_err(|error| LedgerError::Illegal(error.to_string()))?;
-            let (matter, verdict) = self.rule(matter, Stage::Activation, Some(kept), duties).await?;
-            if !verdict.allows() {
-                let lasting = verdict.broken().any(|clause| !WAITS.contains(&clause.name));
-                let why = broken(&verdict);
-                return match lasting {
-                    true => self.refuse(version, why, Some(verdict)).await.map(drop),
-                    false
-                        if report::left(&matter.plan, None).is_some()
-                            && matter.before.is_some()
-                            && version.state == State::Accepted =>
-                    {
-                        self.begin_shadow(version, &matter.plan).await
-                    }
-                    false => {
-                        let fault = standing.map(|standing| standing.fault).filter(|why| !why.is_empty());
-                        let fault = fault.map(|why| format!("; it does not run in shadow: {why}"));
-                        let waits = format!("waits for {why}{}", fault.unwrap_or_default());
-                        self.wait(version, waits).await.map(drop)
-                    }
-                };
-            }
-            let before = matter.before.as_ref();
-            let updates =
-                updates_after(&before.map(|before| before.updates.clone()).unwrap_or_default(), &verdict);
-            let expected = before.map(|before| before.digest.clone());
-            (Event::Activate, Some(verdict), matter.plan, updates, expected)
-        };
-        // Whole and loaded before the switch, so that no study is the first to find a fault.
-        let (registry, digest) = (self.registry.clone(), version.digest.clone());
-        let folders = self.folders.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            open_checked(&folders, &digest)?;
-            registry.open(&digest)
-        });
-        let bundle = match opened.await.map_err(|_| LedgerError::Panicked)? {
-            Ok(bundle) => bundle,
-            Err(error) => return self.wait(version, chain(&error)).await.map(drop),
-        };
-        if let Err(error) = infer::load(&bundle, &self.engine).await {
-            return self.wait(version, format!("does not load: {}", chain(&error))).await.map(drop);
-        }
-        let (slot, digest) = (version.slot.clone(), version.digest.clone());
-        let approvals = verdict.as_ref().map_or(plan.site.approvals.max(1), |verdict| verdict.approvals);
-        let named = report.as_ref().map(|report| format!(", shadow report {}", report.sha256));
-        let facts = Facts {
-            evidence: format!(
-                "plan {} version {}{}",
-                plan.plan.id,
-                plan.plan.version,
-                named.unwrap_or_default()
-            ),
-            approvals: people.clone(),
-            shadow_hours: standing.as_ref().map_or(0.0, |standing| standing.hours),
-            shadow_studies: standing.as_ref().map_or(0, |standing| standing.studies),
-        };
-        let asked = life_cycle::Duties {
-            approvals,
-            shadow_hours: plan.site.shadow_hours,
-            shadow_studies: plan.site.canary_cases,
-        };
-        let by = match people.is_empty() {
-            true => "the plan asks for no approval".to_owned(),
-            false => format!("approved by {}", people.join(" and ")),
-        };
-        let keep = plan.rollback.keep as usize;
-        let switched = self
-            .ledger
-            .write(move |writer| {
-                let life = models::life(writer.tx(), &slot)?;
-                if life.active().is_some() && life.active() != expected.as_deref() {
-                    return Err(LedgerError::Illegal("another version became active meanwhile".into()));
-                }
-                if let Some(report) = &report {
-                    shadow::keep_report(writer, &slot, &digest, &report.sha256, &report.page)?;
-                }
-                let actor = Actor::the_box(by);
-                models::apply(writer, &slot, &digest, event, &facts, &asked, &actor, verdict.as_ref())?;
-                models::set_updates(writer, &slot, &digest, &updates)?;
-                models::discard(writer, &slot, keep)
-            })
-            .await;
-        match switched {
-            Ok(gone) => {
-                tracing::info!(
-                    model = model.name,
-                    version = version.version,
-                    digest = version.digest,
-                    "a model version is active"
-                );
-                self.work.notify_waiters();
-                self.work.notify_one();
-                self.remove(&gone).await;
-                Ok(())
-            }
-            Err(LedgerError::Illegal(why)) => self.wait(version, why).await.map(drop),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn begin_shadow(&self, version: &VersionRow, plan: &Plan) -> Result<(), LedgerError> {
-        let (slot, digest) = (version.slot.clone(), version.digest.clone());
-        let (site, boot) = (&plan.site, self.ledger.boot().to_owned());
-        let actor = Actor::the_box(format!(
-            "the plan asks for {} hours and {} studies beside the active version",
-            site.shadow_hours, site.canary_cases
-        ));
-        self.ledger
-            .write(move |writer| {
-                let (facts, none) = (Facts::default(), life_cycle::Duties::NONE);
-                models::apply(writer, &slot, &digest, Event::BeginShadow, &facts, &none, &actor, None)?;
-                // From this instant on each study that ends is compared.
-                match shadow::watched(writer.tx(), &slot)? {
-                    Some(watched) => shadow::note_time(writer, &slot, &watched, &boot, ""),
-                    None => Ok(()),
-                }
-            })
-            .await
-    }
-
     /// What a ruling on a version is made of; the inner error says what is missing.
-    async fn matter(
+    pub(super) async fn matter(
         &self,
         model: &Managed,
         version: &VersionRow,
@@ -495,7 +274,7 @@ impl Updates {
     }
 
     /// A ruling, off the runtime's own threads.
-    async fn rule(
+    pub(super) async fn rule(
         &self,
         matter: Matter,
         stage: Stage,
@@ -510,7 +289,7 @@ impl Updates {
     }
 
     /// Refuses a version for good. Yields that nothing goes on.
-    async fn refuse(
+    pub(super) async fn refuse(
         &self,
         version: &VersionRow,
         why: String,
@@ -543,7 +322,7 @@ impl Updates {
     }
 
     /// Says what a version waits for. Yields that nothing goes on.
-    async fn wait(&self, version: &VersionRow, why: String) -> Result<bool, LedgerError> {
+    pub(super) async fn wait(&self, version: &VersionRow, why: String) -> Result<bool, LedgerError> {
         self.say(version, &why).await?;
         Ok(false)
     }
@@ -557,7 +336,7 @@ impl Updates {
     }
 
     /// Removes files that the ledger says are gone.
-    async fn remove(&self, gone: &[String]) {
+    pub(super) async fn remove(&self, gone: &[String]) {
         for digest in gone {
             self.unload(digest).await;
             let folder = self.folders.bundle(digest);
@@ -599,84 +378,6 @@ impl Updates {
     }
 }
 
-/// Whether nothing of the plan's duty in shadow is left: a version is judged again when it is done.
-fn shadow_is_done(plan: Option<&PlanRow>, standing: Option<&Standing>) -> bool {
-    let (Some(row), Some(standing)) = (plan, standing) else { return false };
-    let plan = Plan::read(std::path::Path::new("the plan"), &row.text);
-    plan.is_ok_and(|plan| report::left(&plan, Some(standing)).is_none())
-}
-
 fn of_plan(verdict: &Verdict) -> String {
     format!("plan {} version {}", verdict.plan, verdict.plan_version)
-}
-
-/// What came of going back.
-pub(super) enum Back {
-    /// The earlier version is active.
-    To {
-        /// Which was active.
-        from: String,
-        /// Which is now.
-        to: String,
-    },
-    /// Another version was active by then.
-    Changed,
-}
-
-/// Goes back to the version that was active before, at once. The files of that version are hashed first.
-pub fn go_back(
-    ledger: &Ledger,
-    folders: &Folders,
-    slot: &str,
-    actor: Actor,
-) -> anyhow::Result<(String, String)> {
-    let evidence = format!("order of {}", actor.name);
-    match go_back_from(ledger, folders, slot, None, &evidence, actor)? {
-        Back::To { from, to } => Ok((from, to)),
-        Back::Changed => anyhow::bail!("the versions have changed meanwhile; look again"),
-    }
-}
-
-/// The same, only from the version and activation that are given, where they are.
-pub(super) fn go_back_from(
-    ledger: &Ledger,
-    folders: &Folders,
-    slot: &str,
-    from: Option<(&str, u64)>,
-    evidence: &str,
-    actor: Actor,
-) -> anyhow::Result<Back> {
-    let (life, active) =
-        ledger.read_blocking(|reader| Ok((models::life(reader, slot)?, models::active(reader, slot)?)))?;
-    let Some(active) = active else {
-        anyhow::bail!("model \"{slot}\" has no active version");
-    };
-    let activation = active.last_active;
-    if from.is_some_and(|from| from != (active.digest.as_str(), activation)) {
-        return Ok(Back::Changed);
-    }
-    let Some(previous) = life.previous().map(str::to_owned) else {
-        anyhow::bail!(
-            "model \"{slot}\" has no earlier version to go back to; remedy: `lightbox models disable` takes it out of service"
-        );
-    };
-    open_checked(folders, &previous)?;
-    let (slot, from, to) = (slot.to_owned(), active.digest.clone(), previous.clone());
-    let facts = Facts { evidence: evidence.to_owned(), ..Facts::default() };
-    let gone_back = ledger.write_blocking(move |writer| {
-        let now = models::active(writer.tx(), &slot)?;
-        let same = now.is_some_and(|now| now.digest == from && now.last_active == activation);
-        if !same || models::life(writer.tx(), &slot)?.previous() != Some(to.as_str()) {
-            return Ok(false);
-        }
-        let none = life_cycle::Duties::NONE;
-        models::apply(writer, &slot, &from, Event::RollBack, &facts, &none, &actor, None)?;
-        Ok(true)
-    })?;
-    Ok(if gone_back { Back::To { from: active.digest, to: previous } } else { Back::Changed })
-}
-
-/// Hashes the files of a version that must be here.
-pub fn verify_kept(folders: &Folders, digest: &str) -> Result<(), OpenError> {
-    open_checked(folders, digest).map(drop)
 }

@@ -8,7 +8,7 @@ mod plot;
 mod report;
 
 pub use page::{Heading, page};
-pub use report::{report, text};
+pub use report::text;
 
 use serde::{Deserialize, Serialize};
 

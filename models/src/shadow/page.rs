@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::report::{plain, plots};
+use super::report::{agreement, drift, plain, plots, studies, versions};
 use super::{Comparison, Latency, Pair, TIERS, compare};
 
 /// What the page is about.
@@ -24,10 +24,9 @@ pub fn page(heading: &Heading<'_>, labels: &[&str], pairs: &[Pair]) -> String {
     let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>Shadow comparison of {0}</title>\n\
          </head>\n<body>\n<h1>Shadow comparison of {0}</h1>\n\
-         <p>Active: {1}. Candidate: {2}. The candidate's results left the box nowhere.</p>\n",
+         <p>{1}</p>\n",
         plain(heading.model),
-        plain(heading.active),
-        plain(heading.candidate)
+        versions(heading.active, heading.candidate)
     );
     for label in labels {
         // Writing to a String cannot fail.
@@ -49,30 +48,17 @@ pub fn page(heading: &Heading<'_>, labels: &[&str], pairs: &[Pair]) -> String {
 }
 
 fn one(html: &mut String, found: &Comparison, pairs: &[Pair]) {
-    let flips = &found.flips;
-    let kappa =
-        flips.kappa().map_or("not defined: one tier holds all".to_owned(), |kappa| format!("{kappa:.3}"));
     let _infallible = write!(
         html,
-        "<p>{} studies; the active model failed on {}, the candidate on {}; both ran on {}.</p>\n\
-         <p>Same tier: {} of {} (95 % interval {:.1} to {:.1} %), kappa {kappa}. The candidate puts {} higher and {} lower.</p>\n\
-         <table border=\"1\">\n<tr><th>active \\ candidate</th>",
-        found.studies,
-        found.active_failed,
-        found.candidate_failed,
-        flips.total(),
-        flips.same(),
-        flips.total(),
-        100.0 * found.agreement.lower,
-        100.0 * found.agreement.upper,
-        flips.up(),
-        flips.down(),
+        "<p>{}</p>\n<p>{}</p>\n<table border=\"1\">\n<tr><th>active \\ candidate</th>",
+        studies(found),
+        agreement(found),
     );
     for tier in TIERS {
         let _infallible = write!(html, "<th>{}</th>", tier.name());
     }
     html.push_str("</tr>\n");
-    for (tier, row) in TIERS.iter().zip(&flips.counts) {
+    for (tier, row) in TIERS.iter().zip(&found.flips.counts) {
         let _infallible = writeln!(
             html,
             "<tr><th>{}</th><td>{}</td><td>{}</td><td>{}</td></tr>",
@@ -84,10 +70,8 @@ fn one(html: &mut String, found: &Comparison, pairs: &[Pair]) {
     }
     let _infallible = write!(
         html,
-        "</table>\n<p>Scores: stability index {:.4} (from 0.1 on a change, from 0.25 on a large one), \
-         Kolmogorov-Smirnov {:.4} (p {:.3}), mean difference {:+.4}.</p>\n\
-         <table border=\"1\">\n<tr><th>time, ms</th><th>median</th><th>95th percentile</th><th>longest</th></tr>\n",
-        found.psi, found.ks.statistic, found.ks.p, found.mean_difference,
+        "</table>\n<p>{}</p>\n<table border=\"1\">\n<tr><th>time, ms</th><th>median</th><th>95th percentile</th><th>longest</th></tr>\n",
+        drift(found)
     );
     let times: [(&str, &Latency); 2] =
         [("active", &found.active_latency), ("candidate", &found.candidate_latency)];

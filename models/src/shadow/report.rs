@@ -2,80 +2,84 @@
 
 use std::fmt::Write;
 
-use super::{Comparison, Pair, TIERS, both, compare, plot};
-use crate::metrics::MetricError;
+use super::{Comparison, Pair, TIERS, both, plot};
 
-/// Markdown with the plots in it as SVG: for each label what agrees, what flips, what drifts, how long
-/// it takes. `labels` are the model's own names for its outputs; versions are for people.
-pub fn report(active: &str, candidate: &str, labels: &[&str], pairs: &[Pair]) -> Result<String, MetricError> {
-    let mut text = heading(active, candidate);
-    for label in labels {
-        let found = compare(label, pairs)?;
-        figures(&mut text, &found);
-        for plot in plots(&found.label, pairs) {
-            text.push_str(&plot);
-            text.push('\n');
-        }
-    }
-    Ok(text)
-}
-
-/// The same figures without the plots, for a terminal.
+/// Markdown for a terminal: for each label what agrees, what flips, what drifts, how long it takes. Versions are
+/// for people.
 pub fn text(active: &str, candidate: &str, found: &[Comparison]) -> String {
-    let mut text = heading(active, candidate);
+    let mut text = format!("# Shadow comparison\n\n{}\n", versions(active, candidate));
     for comparison in found {
         figures(&mut text, comparison);
     }
     text
 }
 
-fn heading(active: &str, candidate: &str) -> String {
+/// What is compared.
+pub(super) fn versions(active: &str, candidate: &str) -> String {
     format!(
-        "# Shadow comparison\n\nActive: {}. Candidate: {}. The candidate's results left the box nowhere.\n",
+        "Active: {}. Candidate: {}. The candidate's results left the box nowhere.",
         plain(active),
         plain(candidate)
     )
 }
 
-fn figures(text: &mut String, found: &Comparison) {
-    let label = plain(&found.label);
-    let flips = &found.flips;
-    let kappa =
-        flips.kappa().map_or("not defined: one tier holds all".to_owned(), |kappa| format!("{kappa:.3}"));
-    // Writing to a String cannot fail.
-    let _infallible = writeln!(
-        text,
-        "\n## {label}\n\n{} studies; the active model failed on {}, the candidate on {}; both ran on {}.\n\n\
-         Same tier: {} of {} (95 % interval {:.1} to {:.1} %), kappa {kappa}. The candidate puts {} higher and {} lower.\n\n\
-         | active \\\\ candidate | {} | {} | {} |\n|---|---|---|---|",
+/// On how many studies each ran.
+pub(super) fn studies(found: &Comparison) -> String {
+    format!(
+        "{} studies; the active model failed on {}, the candidate on {}; both ran on {}.",
         found.studies,
         found.active_failed,
         found.candidate_failed,
-        flips.total(),
+        found.flips.total()
+    )
+}
+
+/// How often they say the same.
+pub(super) fn agreement(found: &Comparison) -> String {
+    let flips = &found.flips;
+    let kappa =
+        flips.kappa().map_or("not defined: one tier holds all".to_owned(), |kappa| format!("{kappa:.3}"));
+    format!(
+        "Same tier: {} of {} (95 % interval {:.1} to {:.1} %), kappa {kappa}. The candidate puts {} higher and {} lower.",
         flips.same(),
         flips.total(),
         100.0 * found.agreement.lower,
         100.0 * found.agreement.upper,
         flips.up(),
-        flips.down(),
+        flips.down()
+    )
+}
+
+/// How far the scores lie apart.
+pub(super) fn drift(found: &Comparison) -> String {
+    format!(
+        "Scores: stability index {:.4} (from 0.1 on a change, from 0.25 on a large one), Kolmogorov-Smirnov {:.4} \
+         (p {:.3}), mean difference {:+.4}.",
+        found.psi, found.ks.statistic, found.ks.p, found.mean_difference
+    )
+}
+
+fn figures(text: &mut String, found: &Comparison) {
+    let label = plain(&found.label);
+    // Writing to a String cannot fail.
+    let _infallible = writeln!(
+        text,
+        "\n## {label}\n\n{}\n\n{}\n\n| active \\\\ candidate | {} | {} | {} |\n|---|---|---|---|",
+        studies(found),
+        agreement(found),
         TIERS[0].name(),
         TIERS[1].name(),
         TIERS[2].name(),
     );
-    for (tier, row) in TIERS.iter().zip(&flips.counts) {
+    for (tier, row) in TIERS.iter().zip(&found.flips.counts) {
         let _infallible = writeln!(text, "| {} | {} | {} | {} |", tier.name(), row[0], row[1], row[2]);
     }
     let (before, now) = (&found.active_latency, &found.candidate_latency);
     let _infallible = writeln!(
         text,
-        "\nScores: stability index {:.4} (from 0.1 on a change, from 0.25 on a large one), Kolmogorov-Smirnov {:.4} \
-         (p {:.3}), mean difference {:+.4}.\n\n\
-         | time, ms | median | 95th percentile | longest |\n|---|---|---|---|\n\
+        "\n{}\n\n| time, ms | median | 95th percentile | longest |\n|---|---|---|---|\n\
          | active | {:.1} | {:.1} | {:.1} |\n| candidate | {:.1} | {:.1} | {:.1} |\n",
-        found.psi,
-        found.ks.statistic,
-        found.ks.p,
-        found.mean_difference,
+        drift(found),
         before.p50,
         before.p95,
         before.max,
@@ -106,8 +110,17 @@ pub(super) fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::compare;
     use super::super::tests::pair;
     use super::*;
+    use crate::metrics::MetricError;
+
+    /// The text with the plots behind it.
+    fn report(active: &str, candidate: &str, labels: &[&str], pairs: &[Pair]) -> Result<String, MetricError> {
+        let found = labels.iter().map(|label| compare(label, pairs)).collect::<Result<Vec<_>, _>>()?;
+        let plots = labels.iter().flat_map(|label| plots(label, pairs));
+        Ok(text(active, candidate, &found) + &plots.collect::<String>())
+    }
 
     #[test]
     fn the_report_has_its_numbers_and_names_no_study() {

@@ -237,7 +237,7 @@ fn order(page: &Page<'_>, path: &str, name: &str, acknowledge: bool) -> Markup {
                 @if acknowledge {
                     label { input type="checkbox" name="acknowledge" value="yes" required; " I have read them. " }
                 }
-                input name="reason" placeholder="reason" aria-label=(format!("reason: {name}")) maxlength="500";
+                label { "Reason: " input name="reason" maxlength="500"; " " }
                 button { (name) }
             } " "
         }

@@ -1,6 +1,9 @@
 //! Plans, acceptance records and approvals.
 
+use std::path::Path;
+
 use lightbox_models::acceptance::SignedRecord;
+use lightbox_models::plan::Plan;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde_json::json;
@@ -122,6 +125,14 @@ pub fn acceptance(reader: &Connection, slot: &str, digest: &str) -> Result<Optio
     let signature = <[u8; 64]>::try_from(signature)
         .map_err(|_| LedgerError::Illegal("an acceptance record's signature is damaged".into()))?;
     Ok(Some(Acceptance { sha256, signed: SignedRecord { bytes, signature }, evidence }))
+}
+
+impl PlanRow {
+    /// The plan itself. It was read when it came: one that cannot be read back is damage.
+    pub fn read(&self) -> Result<Plan, LedgerError> {
+        Plan::read(Path::new("the plan"), &self.text)
+            .map_err(|problem| LedgerError::Illegal(format!("plan {}: {problem}", self.plan)))
+    }
 }
 
 /// A person's approval of a version in the state in which they saw it.
