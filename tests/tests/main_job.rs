@@ -33,11 +33,14 @@ fn real_studies_end_as_sr_in_orthanc_and_storescp_and_as_oru() {
     let orthanc = orthanc.expect("started");
     let folder = line.hospital.sub_folder("sent");
     let mut sources = BTreeSet::new();
+    let mut sent = Vec::new();
     for (name, image) in studies() {
         let copy = copy_as(&image, &folder.join(format!("{name}.dcm")), true);
         line.modality.deliver_as_it_is(line.daemon.dicom, &copy);
         sources.insert(sop_uid(&copy));
+        sent.push(copy);
     }
+    line.wait_until_indexed(&sent);
     line.wait_until_quiet();
 
     let count = studies().len();

@@ -116,8 +116,8 @@ fn a_candidate_runs_beside_the_active_version_and_is_approved_by_its_report() {
     // 0.0005 hours are 1.8 seconds.
     let duty = [("shadow_hours = 0", "shadow_hours = 0.0005"), ("canary_cases = 0", "canary_cases = 8")];
     let (one, _) = first_version(&vendor, &line, 1, &duty);
-    line.modality.deliver(line.daemon.dicom, &[], &images.with_score(0.9));
-    line.wait_until_quiet();
+    // All done before the candidate comes: what ends after that is compared.
+    line.send_and_wait(&images.with_score(0.9));
 
     let two = vendor.version(2, &[("reported_min = 0.7", "reported_min = 0.5")]);
     vendor.publish_version(&two);
