@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use super::reader::Piece;
 use super::record::{Kind, PAGE, PAYLOAD_MAX, RECORD_HEADER, RecordHeader, record_size};
 use super::segment::{Pool, Segment};
-use super::{ObjectError, ObjectId, io_error};
+use super::{ObjectError, ObjectId, io_error, writeback};
 use crate::store::entry::Entry;
 
 /// Requests in one batch: their slices must fit into one vectored write.
@@ -133,6 +133,22 @@ struct Placed {
     record: Option<Piece>,
 }
 
+/// The right to write, held by one at a time.
+pub(super) struct Turn<'a> {
+    log: &'a Log,
+    active: MutexGuard<'a, Option<Active>>,
+}
+
+impl Turn<'_> {
+    /// Writes a chunk, and lets the disk begin with it.
+    pub(super) fn write_chunk(mut self, payload: Vec<u8>) -> Written {
+        let crc = crc32fast::hash(&payload);
+        let (reply, mut answer) = oneshot::channel();
+        self.log.write(&mut self.active, vec![Request::Chunk { payload, crc, reply }]);
+        answer.try_recv().map_err(|_| ObjectError::Closed)?
+    }
+}
+
 impl Queue {
     fn next_batch(&mut self) -> Vec<Request> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -196,6 +212,17 @@ impl Log {
         let Some(mut active) = self.try_lock_active() else { return self.ask(request) };
         tokio::task::block_in_place(|| self.write(&mut active, vec![request]));
         Ok(())
+    }
+
+    /// The right to write a chunk of this length here and now, if nobody is writing, nobody waits, and the
+    /// segment in use has room for it.
+    pub(super) fn turn(&self, length: usize) -> Option<Turn<'_>> {
+        if !self.lock_queue().waiting.is_empty() {
+            return None;
+        }
+        let active = self.try_lock_active()?;
+        let has_room = |active: &Active| active.at + record_size(length) <= active.segment.header.size;
+        active.as_ref().is_some_and(has_room).then_some(Turn { log: self, active })
     }
 
     /// Serves requests until the log is closed, on a thread of its own.
@@ -285,7 +312,7 @@ impl Log {
             }
             current.at = current.at.next_multiple_of(PAGE);
             let segment = current.segment.clone();
-            match write_all(&segment, begin, &placed).and_then(|()| self.sync(&segment, &placed)) {
+            match write_all(&segment, begin, &placed).and_then(|()| self.sync(&segment, &placed, begin)) {
                 Ok(()) => self.answer(placed),
                 Err(error) => {
                     // What the disk holds of this segment is unknown: nothing more is put into it, and
@@ -299,10 +326,14 @@ impl Log {
         }
     }
 
-    fn sync(&self, segment: &Segment, placed: &[Placed]) -> Result<(), ObjectError> {
+    /// Syncs what was written from `begin` on, if anything in it is to be answered as durable; else the disk may
+    /// begin with it.
+    fn sync(&self, segment: &Segment, placed: &[Placed], begin: u64) -> Result<(), ObjectError> {
         if placed.iter().any(|one| one.record.is_some()) {
             segment.file.sync_data().map_err(io_error("syncing a segment"))?;
             self.syncs.fetch_add(1, Ordering::Relaxed);
+        } else {
+            writeback::begin(&segment.file, begin);
         }
         Ok(())
     }
