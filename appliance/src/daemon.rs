@@ -359,7 +359,7 @@ impl Daemon {
         {
             tasks.spawn(updates.monitors().run(stopped.clone()));
             tasks.spawn(updates.shadow(&store.objects, busy.subscribe()).run(stopped.clone()));
-            let updates = updates.with_mirror(&live);
+            let updates = updates.giving_way_to(busy.subscribe()).with_mirror(&live);
             tasks.spawn(updates.run(stopped.clone()));
         }
         let admin_stop = stopped.clone();

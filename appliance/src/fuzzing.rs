@@ -3,12 +3,13 @@
 //! They stand here and not with the fuzzer because the tests run them too, on the seeds and on every input
 //! that once broke a parser. Nothing of this is compiled into the product.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::path::Path;
 use std::time::Duration;
 
 use lightbox_models::acceptance::{SetReader, seal};
 use lightbox_models::golden::Expected;
+use lightbox_models::network::NetworkError;
 use lightbox_models::plan::{self, Plan};
 use lightbox_models::publish::Proposal;
 use lightbox_models::{Manifest, pack};
@@ -35,7 +36,7 @@ use crate::web::multipart::{Event, Malformed, MediaType, Reader};
 pub type Target = fn(&[u8]);
 
 /// Every target: its name, and what runs.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("acceptance_set", acceptance_set),
     ("association", association),
     ("bundle", bundle),
@@ -49,6 +50,7 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("image", image),
     ("mllp", mllp),
     ("multipart", multipart),
+    ("network", network),
     ("plan", plan),
     ("sealed", sealed),
     ("segment", segment),
@@ -263,6 +265,21 @@ pub fn acceptance_set(bytes: &[u8]) {
         sum += input.len();
     }
     assert!(sum <= bytes.len());
+}
+
+/// A network: walked to its end or refused, alike whether it comes whole or byte by byte.
+pub fn network(bytes: &[u8]) {
+    struct Slow<'a>(&'a [u8]);
+    impl Read for Slow<'_> {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            let one = into.len().min(1);
+            self.0.read(&mut into[..one])
+        }
+    }
+    let clause =
+        |found: Result<(), NetworkError>| found.err().map(|error| (error.clause(), error.to_string()));
+    let slowly = lightbox_models::network::examine(&mut Slow(bytes));
+    assert_eq!(clause(lightbox_models::network::check(bytes)), clause(slowly));
 }
 
 /// A change-control plan: refused with all its problems, or taken and ruled by. A proposal that key

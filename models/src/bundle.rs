@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 use crate::contents;
 use crate::golden::Expected;
 use crate::manifest::{
-    File as Listed, Golden, Label, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, Precision,
+    File as Listed, Golden, Label, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, Precision, Role,
 };
+use crate::network::{self, NetworkError};
 use crate::problem::Problem;
 
 /// Most entries that a bundle's folder may have, all levels together.
@@ -76,6 +77,14 @@ pub enum BundleError {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// The network would have the runtime read other files, or is none.
+    #[error("{}: {problem}", path.display())]
+    Network {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: NetworkError,
+    },
     /// The manifest lists no such file.
     #[error("{}: the manifest lists no {role}; remedy: ask for what the manifest lists", folder.display())]
     Absent {
@@ -98,6 +107,7 @@ impl BundleError {
             BundleError::Digest { .. } => "bundle-digest",
             BundleError::Size { .. } => "bundle-size",
             BundleError::Contents { .. } => "bundle-contents",
+            BundleError::Network { problem, .. } => problem.clause(),
             BundleError::Absent { .. } => "bundle-absent",
         }
     }
@@ -263,21 +273,37 @@ fn check_file(folder: &Path, manifest: Option<&Manifest>, file: &Listed) -> Resu
             remedy,
         });
     }
+    let mut input = Hashed::new(open_plain(&path)?.take(file.size.saturating_add(1)));
+    let walked = match file.role {
+        Role::Network | Role::NetworkFp16 => network::examine(&mut input),
+        _ => Ok(()),
+    };
     let read = |source| BundleError::Read { path: path.clone(), source };
-    let mut input = open_plain(&path)?.take(file.size.saturating_add(1));
-    let mut hasher = Sha256::new();
-    let mut chunk = vec![0; 1 << 16];
-    let mut found = 0;
-    loop {
-        match input.read(&mut chunk).map_err(read)? {
-            0 => break,
-            count => {
-                hasher.update(&chunk[..count]);
-                found += count as u64;
-            }
-        }
+    io::copy(&mut input, &mut io::sink()).map_err(read)?;
+    compare(path.clone(), file, input.length, &hex(&input.hasher.finalize()))?;
+    walked.map_err(|problem| BundleError::Network { path, problem })
+}
+
+/// Hashes what is read through it.
+struct Hashed<R> {
+    input: R,
+    hasher: Sha256,
+    length: u64,
+}
+
+impl<R> Hashed<R> {
+    fn new(input: R) -> Self {
+        Hashed { input, hasher: Sha256::new(), length: 0 }
     }
-    compare(path, file, found, &hex(&hasher.finalize()))
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(into)?;
+        self.hasher.update(&into[..count]);
+        self.length += count as u64;
+        Ok(count)
+    }
 }
 
 fn read_whole(path: &Path, file: &Listed) -> Result<Vec<u8>, BundleError> {

@@ -29,6 +29,7 @@ pub mod golden;
 pub mod life_cycle;
 pub mod manifest;
 pub mod metrics;
+pub mod network;
 pub mod pack;
 pub mod plan;
 mod problem;

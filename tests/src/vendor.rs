@@ -99,6 +99,19 @@ impl Vendor {
     /// A version of the phantom detector, in a folder of its own; `edit` changes the manifest's text.
     #[track_caller]
     pub fn version(&self, release: u32, edit: &[(&str, &str)]) -> Bundle {
+        self.version_with(release, None, edit)
+    }
+
+    /// The same with one of the networks of `models/reference/flawed`.
+    #[track_caller]
+    pub fn flawed_version(&self, release: u32, flaw: &str, edit: &[(&str, &str)]) -> Bundle {
+        let path = phantom_bundle().join(format!("../../flawed/{flaw}.onnx"));
+        let network = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        self.version_with(release, Some(&network), edit)
+    }
+
+    #[track_caller]
+    fn version_with(&self, release: u32, network: Option<&[u8]>, edit: &[(&str, &str)]) -> Bundle {
         let folder = self.folder.join(format!("detector-{release}"));
         fs::create_dir(&folder).expect("a new folder");
         for entry in fs::read_dir(phantom_bundle()).expect("the phantom detector's bundle is there") {
@@ -114,6 +127,10 @@ impl Vendor {
             text = text.replace(from, to);
         }
         fs::write(&path, text).expect("written");
+        if let Some(network) = network {
+            fs::write(folder.join("model.onnx"), network).expect("written");
+            run_lightbox(&["bundle", "refresh", folder.to_str().expect("a plain path")]).ok("bundle refresh");
+        }
         Bundle::open(&folder).unwrap_or_else(|error| panic!("{error}"))
     }
 

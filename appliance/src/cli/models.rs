@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use lightbox_models::acceptance::seal::Recipient;
-use lightbox_models::life_cycle::{Event, State};
+use lightbox_models::life_cycle::{Event, State, person};
 use lightbox_models::plan;
+use lightbox_provisioning::site::Role;
 use rusqlite::Connection;
 use serde_json::json;
 
@@ -186,7 +187,7 @@ impl Args {
             Command::Disable { model, by } => disable(out, &place, &model, &by)?,
             Command::BeginAnew { by } => {
                 let folders = Folders::of(&place.site.file.appliance.data_dir);
-                update::begin_anew(&place.ledger()?, &folders, actor(&by)?)?;
+                update::begin_anew(&place.ledger()?, &folders, actor(&place, &by)?)?;
                 writeln!(
                     out,
                     "The next look at the repository is taken for the first: lightbox models check"
@@ -210,11 +211,30 @@ impl Args {
     }
 }
 
-fn actor(by: &By) -> anyhow::Result<Actor> {
+/// The name that a person decides under. A site that names people who may act lets no other name in; which of them it
+/// is, only a certificate tells, so each record carries the account of the shell as well.
+fn known(place: &Place, name: &str) -> anyhow::Result<String> {
+    let named = place.site.file.operator.iter().filter(|operator| operator.role == Role::Operator);
+    let mut named: Vec<&str> = named.map(|operator| operator.name.as_str()).collect();
+    if named.is_empty() {
+        return Ok(plain(name));
+    }
+    if let Some(found) = named.iter().find(|operator| person(operator) == person(name)) {
+        return Ok((*found).to_owned());
+    }
+    named.sort_unstable();
+    bail!(
+        "--by: {:?} is no [[operator]] with the role \"operator\" in the site file; remedy: one of {}, or name the person there",
+        plain(name),
+        named.join(", ")
+    );
+}
+
+fn actor(place: &Place, by: &By) -> anyhow::Result<Actor> {
     if by.by.trim().is_empty() || by.by.len() > 128 {
         bail!("--by: name the person who decides, at most 128 bytes");
     }
-    Ok(Actor { name: plain(by.by.trim()), account: who().operator, reason: plain(by.reason.trim()) })
+    Ok(Actor { name: known(place, by.by.trim())?, account: who().operator, reason: plain(by.reason.trim()) })
 }
 
 fn slot(reader: &Connection, name: &str) -> anyhow::Result<SlotRow> {
@@ -356,7 +376,7 @@ fn check(
     by: &str,
     override_dates: Option<String>,
 ) -> anyhow::Result<ExitCode> {
-    let actor = actor(&By { by: by.to_owned(), reason: String::new() })?;
+    let actor = actor(place, &By { by: by.to_owned(), reason: String::new() })?;
     if override_dates.as_ref().is_some_and(|why| why.trim().is_empty()) {
         bail!("--override-dates: say why metadata past their date are to be taken");
     }
@@ -388,7 +408,7 @@ fn approve(
     by: &By,
     acknowledge: bool,
 ) -> anyhow::Result<()> {
-    let (actor, ledger) = (actor(by)?, place.ledger()?);
+    let (actor, ledger) = (actor(place, by)?, place.ledger()?);
     let waits = |version: &VersionRow| matches!(version.state, State::Accepted | State::Shadow);
     let version = ledger.read_blocking(|reader| Ok(chosen(reader, which, waits)))??;
     let (slot, digest) = (version.slot.clone(), version.digest.clone());
@@ -412,14 +432,14 @@ fn change(place: &Place, version: &VersionRow, event: Event, actor: Actor) -> an
 
 fn refuse(out: &mut impl Write, place: &Place, which: &Which, by: &By) -> anyhow::Result<()> {
     let version = chosen(&place.reader()?, which, is_on_its_way)?;
-    change(place, &version, Event::Refuse, actor(by)?)?;
+    change(place, &version, Event::Refuse, actor(place, by)?)?;
     Ok(writeln!(out, "Version {} of model {} is refused.", version.version, plain(&version.slot))?)
 }
 
 fn rollback(out: &mut impl Write, place: &Place, model: &str, by: &By) -> anyhow::Result<()> {
     slot(&place.reader()?, model)?;
     let folders = Folders::of(&place.site.file.appliance.data_dir);
-    let (from, to) = update::go_back(&place.ledger()?, &folders, model, actor(by)?)?;
+    let (from, to) = update::go_back(&place.ledger()?, &folders, model, actor(place, by)?)?;
     Ok(writeln!(
         out,
         "Model {} runs again with {}; {} is out of service until people approve it anew.",
@@ -432,7 +452,7 @@ fn rollback(out: &mut impl Write, place: &Place, model: &str, by: &By) -> anyhow
 fn disable(out: &mut impl Write, place: &Place, model: &str, by: &By) -> anyhow::Result<()> {
     let which = Which { model: model.to_owned(), digest: None };
     let version = chosen(&place.reader()?, &which, |version| version.state == State::Active)?;
-    change(place, &version, Event::Disable, actor(by)?)?;
+    change(place, &version, Event::Disable, actor(place, by)?)?;
     Ok(writeln!(out, "Model {} is out of service; its studies wait.", plain(model))?)
 }
 

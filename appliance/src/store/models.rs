@@ -387,6 +387,37 @@ pub fn note(writer: &Writer<'_>, slot: &str, digest: &str, note: &str) -> Result
     Ok(())
 }
 
+/// A candidate begins to run on this hardware, which may take the daemon down. Yields which try this is, from 1.
+pub fn begin_trial(writer: &Writer<'_>, slot: &str, digest: &str) -> Result<u32, LedgerError> {
+    note(writer, slot, digest, "runs on this hardware")?;
+    writer
+        .tx()
+        .query_row(
+            "UPDATE model_versions SET trials = trials + 1 WHERE slot = ?1 AND digest = ?2 RETURNING trials",
+            [slot, digest],
+            |row| row.get(0),
+        )
+        .optional()?
+        .ok_or(LedgerError::NotFound("version of that model"))
+}
+
+/// The daemon outlived its run on this hardware.
+pub fn end_trial(writer: &Writer<'_>, slot: &str, digest: &str) -> Result<(), LedgerError> {
+    writer
+        .tx()
+        .execute("UPDATE model_versions SET trials = 0 WHERE slot = ?1 AND digest = ?2", [slot, digest])?;
+    Ok(())
+}
+
+/// Takes a try back that was broken off on purpose: a stop of the daemon is not the candidate's fault.
+pub fn take_back_trial(writer: &Writer<'_>, slot: &str, digest: &str) -> Result<(), LedgerError> {
+    writer.tx().execute(
+        "UPDATE model_versions SET trials = trials - 1 WHERE slot = ?1 AND digest = ?2 AND trials > 0",
+        [slot, digest],
+    )?;
+    Ok(())
+}
+
 /// Notes how many updates with each modification there are with this version.
 pub fn set_updates(
     writer: &Writer<'_>,

@@ -577,4 +577,8 @@ CREATE TABLE shadow_reports (               -- as it stood when people approved,
     page            TEXT NOT NULL           -- HTML
 );
 "#,
+    // A candidate that takes the daemon down with it.
+    r#"
+ALTER TABLE model_versions ADD COLUMN trials INTEGER NOT NULL DEFAULT 0; -- runs on this hardware that did not end
+"#,
 ];

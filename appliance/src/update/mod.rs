@@ -24,7 +24,7 @@ mod settle;
 mod shadow;
 mod steps;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lightbox_bootstrap::identity::DeviceIdentity;
@@ -166,6 +166,10 @@ pub struct Updates {
     clock: SharedClock,
     registry: Registry,
     engine: EngineHandle,
+    /// The same for what has time: a candidate's acceptance waits while patients' studies do not.
+    behind: EngineHandle,
+    /// The version that runs on this hardware now, to be accepted or not.
+    trial: Mutex<Option<(String, String)>>,
     /// Told when a job may run that could not before.
     work: Arc<Notify>,
     folders: Folders,
@@ -192,7 +196,9 @@ impl Updates {
             identity: identity.clone(),
             clock: clock.clone(),
             registry: registry.clone(),
+            behind: engine.clone(),
             engine,
+            trial: Mutex::default(),
             work: work.clone(),
             folders: Folders::of(&site.file.appliance.data_dir),
             mirror: None,
@@ -220,6 +226,13 @@ impl Updates {
         }
     }
 
+    /// The same; what has time waits while `busy`.
+    #[must_use]
+    pub fn giving_way_to(mut self, busy: watch::Receiver<bool>) -> Self {
+        self.behind = self.engine.behind(busy);
+        self
+    }
+
     /// The same with the mirror that the site may name, known by the newest certificates.
     #[must_use]
     pub fn with_mirror(mut self, live: &watch::Receiver<Arc<Live>>) -> Self {
@@ -232,6 +245,13 @@ impl Updates {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {}
             () = self.turns() => {}
+        }
+        // A try that is broken off on purpose is none.
+        let broken_off = self.trial.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((slot, digest)) = broken_off {
+            let taken =
+                self.ledger.write(move |writer| models::take_back_trial(writer, &slot, &digest)).await;
+            self.report(taken, "a try on this hardware cannot be taken back");
         }
     }
 

@@ -8,7 +8,7 @@ use lightbox_models::manifest::{Layout, MANIFEST_NAME, Manifest, Resize, Role};
 use lightbox_models::{Bundle, BundleError};
 
 use super::{golden, rough};
-use crate::infer::engine::Engine as _;
+use crate::infer::engine::{Engine as _, RunLimits};
 use crate::infer::onnx::{OnnxEngine, Outlets};
 
 /// The problems of a folder, each with file, line and key where there are such, and remedy. With an
@@ -123,7 +123,7 @@ fn cases(
     found: &mut Vec<String>,
 ) {
     // That it cannot be loaded is told already.
-    let Ok(mut model) = engine.load(network) else { return };
+    let Ok(mut model) = engine.load(network, RunLimits::of(&manifest.resources)) else { return };
     for (at, case) in manifest.golden.iter().enumerate() {
         let key = format!("{}: golden[{at}]", folder.join(MANIFEST_NAME).display());
         let run = match golden::run(model.as_mut(), manifest, &folder.join(&case.input), case.frame) {

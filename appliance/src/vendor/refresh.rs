@@ -10,7 +10,7 @@ use lightbox_models::manifest::{MANIFEST_NAME, Role};
 use toml::de::DeTable;
 
 use super::{golden, hash, rough};
-use crate::infer::engine::Engine as _;
+use crate::infer::engine::{Engine as _, RunLimits};
 use crate::infer::onnx::OnnxEngine;
 
 /// Writes each file's size and SHA-256 as it is now; the SBOM's digest of a network follows it.
@@ -27,7 +27,9 @@ pub fn refresh(folder: &Path, engine: Option<&mut OnnxEngine>) -> anyhow::Result
         })?;
         let path = folder.join(&network.path);
         let bytes = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let mut model = engine.load(&bytes).with_context(|| format!("{}", path.display()))?;
+        let mut model = engine
+            .load(&bytes, RunLimits::of(&manifest.resources))
+            .with_context(|| format!("{}", path.display()))?;
         for case in &manifest.golden {
             let expected = golden::run(model.as_mut(), &manifest, &folder.join(&case.input), case.frame)?;
             write(&folder.join(&case.expected), &golden::text(&expected)?)?;
