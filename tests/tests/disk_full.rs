@@ -11,12 +11,15 @@ use lightbox_tests::peers::storescp::Storescp;
 use lightbox_tests::peers::storescu::Storescu;
 use lightbox_tests::samples::{data_set_digest, held_digests, large_sample, study_of_copies};
 use lightbox_tests::site::bundle_for_any_image;
+use lightbox_tests::wait::until;
 use lightbox_tests::{Daemon, Hospital, Line, Site};
 
 /// Size of the disk.
 const DISK_MIB: u64 = 96;
 /// What is left of it when the images come.
 const LEFT_MIB: u64 = 10;
+/// Segments that the daemon makes when it starts: `store.segments_mib` of a test's site, in fours.
+const READY_SEGMENTS: usize = 2;
 /// Half a MiB each: more than fits.
 const IMAGES: usize = 40;
 
@@ -64,6 +67,12 @@ fn fill_and_free(disk: &Path) {
     };
     assert!(free() <= DISK_MIB, "the data folder is not the small disk");
 
+    // Made in the background: on a disk that is full before there would be room for no image at all.
+    let segments = || {
+        let names = fs::read_dir(disk.join("data/segments")).into_iter().flatten().flatten();
+        names.filter(|entry| entry.path().extension().is_some_and(|end| end == "seg")).count()
+    };
+    until("segments to be made", 60, || (segments() >= READY_SEGMENTS).then_some(()), || "there are fewer");
     let filler = disk.join("filler");
     let size = (free() - LEFT_MIB) << 20;
     fs::write(&filler, vec![0; size as usize]).expect("filled up");
