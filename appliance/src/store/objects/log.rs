@@ -10,8 +10,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
+use std::time::Instant;
 
 use nix::sys::uio::pwritev;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,8 @@ const BATCH_MAX: usize = 128;
 /// A batch that has so many bytes takes no further request. Larger ones sync hardly faster, and while one
 /// syncs the associations that are not in it receive: with all in one they would wait and work in turns.
 const BATCH_BYTES: usize = 2 << 20;
+/// A write, its sync included, that is as short as a task's usual turn, in µs.
+const SHORT_US: u64 = 2_000;
 /// Zeros between records.
 static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
@@ -110,6 +113,8 @@ pub(super) struct Log {
     count: AtomicUsize,
     /// How many batches were synced.
     syncs: AtomicUsize,
+    /// How long the last write by an association took, in µs; none yet counts as long.
+    last_write_us: AtomicU64,
     /// Whoever holds this is the one who writes.
     active: Mutex<Option<Active>>,
     queue: Mutex<Queue>,
@@ -171,6 +176,7 @@ impl Log {
             committed,
             count: AtomicUsize::new(0),
             syncs: AtomicUsize::new(0),
+            last_write_us: AtomicU64::new(u64::MAX),
             active: Mutex::default(),
             queue: Mutex::default(),
             arrived: Condvar::new(),
@@ -202,15 +208,28 @@ impl Log {
     /// Writes a request here and now if nobody is writing and nobody waits; else the same as
     /// [`Log::ask`]. Either way the answer comes over the request's channel.
     pub(super) fn ask_or_write(&self, request: Request) -> Result<(), ObjectError> {
-        // Other tasks of this thread must be able to go on elsewhere while it waits for the disk, which only
-        // tokio's threads know how to arrange.
-        let may_block =
-            Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-        if !may_block || !self.lock_queue().waiting.is_empty() {
+        let workers = match Handle::try_current() {
+            Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
+                runtime.metrics().num_workers()
+            }
+            _ => return self.ask(request),
+        };
+        if !self.lock_queue().waiting.is_empty() {
             return self.ask(request);
         }
         let Some(mut active) = self.try_lock_active() else { return self.ask(request) };
-        tokio::task::block_in_place(|| self.write(&mut active, vec![request]));
+        let begun = Instant::now();
+        // One at a time writes, so one of tokio's threads waits for the disk here at most. Where that was short, to
+        // arrange for another in its place costs more than it is worth. A new segment may take long.
+        let is_short = self.last_write_us.load(Ordering::Relaxed) < SHORT_US
+            && active.as_ref().is_some_and(|active| fits(&request, active));
+        if workers > 1 && is_short {
+            self.write(&mut active, vec![request]);
+        } else {
+            tokio::task::block_in_place(|| self.write(&mut active, vec![request]));
+        }
+        let took = begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+        self.last_write_us.store(took, Ordering::Relaxed);
         Ok(())
     }
 
