@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 use crate::contents;
 use crate::golden::Expected;
 use crate::manifest::{
-    File as Listed, Golden, Label, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, Precision, Role,
+    File as Listed, Golden, Label, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, Precision, Role, is_inside,
 };
 use crate::network::{self, NetworkError};
+use crate::plain;
 use crate::problem::Problem;
 
 /// Most entries that a bundle's folder may have, all levels together.
@@ -164,7 +165,9 @@ impl Bundle {
             }),
         };
         let Ok(Some(text)) = text else { return vec![first] };
-        let (problems, files) = crate::check::problems(&path, &text);
+        let (problems, mut files) = crate::check::problems(&path, &text);
+        // A path that leads out of the folder is told, and not followed.
+        files.retain(|file| is_inside(&file.path));
         let mut found: Vec<BundleError> =
             problems.into_iter().map(|problem| BundleError::Manifest(Box::new(problem))).collect();
         found.extend(unlisted(folder, &files));
@@ -264,7 +267,8 @@ pub(crate) fn digest(manifest_bytes: &[u8], manifest: &Manifest) -> String {
 
 /// Compares a file with the manifest; what is parsed is parsed from the very bytes that were hashed.
 fn check_file(folder: &Path, manifest: Option<&Manifest>, file: &Listed) -> Result<(), BundleError> {
-    let path = folder.join(&file.path);
+    let path =
+        plain::below(folder, &file.path).map_err(|_| BundleError::NotPlain(folder.join(&file.path)))?;
     if let (true, Some(manifest)) = (contents::is_parsed(file.role), manifest) {
         let bytes = read_whole(&path, file)?;
         return contents::check(manifest, file, &bytes).map_err(|(problem, remedy)| BundleError::Contents {
@@ -327,11 +331,10 @@ fn compare(path: PathBuf, file: &Listed, size: u64, sha256: &str) -> Result<(), 
 }
 
 fn open_plain(path: &Path) -> Result<File, BundleError> {
-    let read = |source| BundleError::Read { path: path.to_owned(), source };
-    if !fs::symlink_metadata(path).map_err(read)?.is_file() {
-        return Err(BundleError::NotPlain(path.to_owned()));
-    }
-    File::open(path).map_err(read)
+    plain::open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidInput => BundleError::NotPlain(path.to_owned()),
+        _ => BundleError::Read { path: path.to_owned(), source },
+    })
 }
 
 /// Walks the folder: every entry is a listed plain file, or a plain folder on the way to one.

@@ -384,7 +384,8 @@ fn check(
     let id = ledger.write_blocking(move |writer| {
         models::ask_check(writer, &actor.name, &actor.account, override_dates.as_deref())
     })?;
-    let until = std::time::Instant::now() + CHECK_WAIT;
+    let begun = std::time::Instant::now();
+    let (until, mut told) = (begun + CHECK_WAIT, (begun, String::new()));
     loop {
         if let Some(outcome) = ledger.read_blocking(|reader| models::request_outcome(reader, id))? {
             writeln!(out, "{}", plain(&outcome))?;
@@ -397,7 +398,35 @@ fn check(
                 "the daemon has not looked yet: it may be at work on a version, or not run. It will; see `lightbox models list`"
             );
         }
+        let waits = ledger.read_blocking(|reader| models::versions(reader, None))?;
+        tell_what_it_waits_for(&waits, begun, &mut told);
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Says on standard error what the daemon is at: when it changes, and every ten seconds; nothing of a quick answer.
+fn tell_what_it_waits_for(
+    versions: &[VersionRow],
+    begun: std::time::Instant,
+    (last, said): &mut (std::time::Instant, String),
+) {
+    let at_work = versions
+        .iter()
+        .filter(|version| matches!(version.state, State::Received | State::Verified | State::PlannedIn));
+    let at_work: Vec<String> = at_work
+        .map(|version| format!("model {} version {} is {}", version.slot, version.version, version.state))
+        .collect();
+    let text = match at_work.is_empty() {
+        true => "the daemon looks at the repository, or has yet to".to_owned(),
+        false => format!("the daemon is at work: {}; acceptance runs can take long", at_work.join(", ")),
+    };
+    let now = std::time::Instant::now();
+    let due = if said.is_empty() { Duration::from_secs(1) } else { Duration::from_secs(10) };
+    let changed = !said.is_empty() && text != *said;
+    if changed || now.duration_since(*last) >= due {
+        let (gone, most) = (now.duration_since(begun).as_secs(), CHECK_WAIT.as_secs());
+        eprintln!("{gone} s of at most {most} s: {}", plain(&text));
+        (*last, *said) = (now, text);
     }
 }
 

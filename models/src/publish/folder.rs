@@ -46,6 +46,9 @@ impl Folder {
     }
 
     pub(super) fn open(path: &Path) -> Result<Folder, PublishError> {
+        if !path.join("metadata").is_dir() {
+            return Err(PublishError::NoRepository(path.to_owned()));
+        }
         let lock = path.join(".lock");
         let file = File::options().create(true).append(true).open(&lock).map_err(failed(&lock, "written"))?;
         file.try_lock()
