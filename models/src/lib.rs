@@ -33,6 +33,7 @@ pub mod pack;
 pub mod plan;
 mod problem;
 pub mod publish;
+pub mod recall;
 mod sbom;
 pub mod shadow;
 pub mod trust;

@@ -11,7 +11,10 @@ use std::sync::Arc;
 use forge::{DAY, Forge, NOW};
 use lightbox_models::pack::{PackError, check};
 use lightbox_models::publish::{Change, Holders, Lifetimes, Publisher, Signer};
-use lightbox_models::trust::{Clause, Delegate, Folder, Known, Override, Refusal, Verified, verify};
+use lightbox_models::recall::Notice;
+use lightbox_models::trust::{
+    Clause, Delegate, Folder, Known, Override, Refusal, Target, Verified, examine, verify,
+};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -138,6 +141,30 @@ async fn frozen_timestamp() {
     forge.sign_with("timestamp", &[]);
     let refusal = verify_at(&forge, &seen, NOW, Some(&exception)).await.unwrap_err();
     assert_eq!(refusal.clause, Clause::Unsigned);
+}
+
+#[tokio::test]
+async fn expired_and_still_heard_for_what_it_recalls() {
+    let forge = Forge::new();
+    let old = forge.copy();
+    forge.publish(&Change { renew: ["safety".to_owned()].into(), ..Change::default() });
+    let examine_at = async |forge: &Forge, known: &Known, at: i64| {
+        let now = OffsetDateTime::from_unix_timestamp(at).unwrap();
+        examine(Arc::new(Folder::new(forge.path())), &forge.trusted_root, known, now).await
+    };
+    let late = examine_at(&forge, &Known::FirstUse, NOW + 4000 * DAY).await.unwrap();
+    let notices: Vec<Target> = late.recalls().cloned().collect();
+    assert_eq!(
+        notices.iter().map(|notice| notice.name.as_str()).collect::<Vec<_>>(),
+        ["recalls/acme/notice.toml"]
+    );
+    let text = late.read_recall(&notices[0], 1 << 20).await.unwrap();
+    assert_eq!(Notice::read(Path::new("notice"), &text).unwrap().model, "x");
+    assert_eq!(late.accept(None).unwrap_err().clause, Clause::TimestampFrozen, "nothing is installed");
+    // Older than what was seen, it is not heard: there a notice would stand that was withdrawn since.
+    let seen = remember(&first(&forge).await.unwrap());
+    let refusal = examine_at(&old, &seen, NOW + 4000 * DAY).await.unwrap_err();
+    assert_eq!(refusal.clause, Clause::VersionRolledBack);
 }
 
 #[tokio::test]

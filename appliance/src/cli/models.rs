@@ -317,9 +317,10 @@ fn list(out: &mut impl Write, reader: &Connection, json: bool) -> anyhow::Result
         )?;
     }
     for recall in &recalls {
+        let obeyed = if recall.clause.is_empty() { "" } else { ", NOT OBEYED" };
         writeln!(
             out,
-            "\nRecall {} of {}: {}",
+            "\nRecall {} of {}{obeyed}: {}",
             plain(&recall.target),
             utc_text(recall.at),
             plain(&recall.note)

@@ -109,6 +109,30 @@ pub struct VersionRow {
     pub updates: BTreeMap<String, u32>,
 }
 
+impl VersionRow {
+    /// A version that has just come under this name; slot, digest and manifest are still to be said.
+    pub fn received(target: &str, target_sha256: &str, version: &str, release: u64) -> Self {
+        VersionRow {
+            slot: String::new(),
+            digest: String::new(),
+            target: target.to_owned(),
+            target_sha256: target_sha256.to_owned(),
+            version: version.to_owned(),
+            release,
+            manifest: String::new(),
+            state: State::Received,
+            kept: true,
+            last_active: 0,
+            received_at: 0,
+            since: 0,
+            note: String::new(),
+            plan: None,
+            acceptance: None,
+            updates: BTreeMap::new(),
+        }
+    }
+}
+
 /// One entry of a version's history.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EventRow {

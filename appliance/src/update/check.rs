@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lightbox_models::life_cycle::State;
 use lightbox_models::pack;
 use lightbox_models::plan::Plan;
 use lightbox_models::trust::{self, Clause, Folder, Known, Override, Refusal, Source, Target, Verified};
@@ -11,6 +10,7 @@ use lightbox_models::{Bundle, Manifest};
 use serde_json::json;
 
 use super::{Managed, Updates};
+use crate::audit::Outcome;
 use crate::config::chain;
 use crate::store::ledger::LedgerError;
 use crate::store::models::{self, Actor, PlanRow, RefusedTarget, VersionRow};
@@ -50,10 +50,16 @@ impl Updates {
             Ok(()) => "verified".into(),
             Err(Failed::Refused(refusal)) => {
                 let (clause, problem) = (refusal.clause.name().to_owned(), refusal.to_string());
+                let outcome = match refusal.clause.is_serious() {
+                    true => Outcome::Serious,
+                    false => Outcome::Minor,
+                };
                 tracing::warn!(clause, problem, "the repository of models is refused");
                 let (said, by) = (problem.clone(), by.to_owned());
-                let kept =
-                    self.ledger.write(move |writer| models::keep_checked(writer, &clause, &said, &by)).await;
+                let kept = self
+                    .ledger
+                    .write(move |writer| models::keep_checked(writer, &clause, &said, &by, outcome))
+                    .await;
                 self.report(kept, "the look at the repository cannot be written down");
                 format!("refused: {problem}")
             }
@@ -91,9 +97,15 @@ impl Updates {
         let seen = before.and_then(|before| before.seen);
         let known = Known::read(seen.as_deref(), used).map_err(Failed::Refused)?;
         let exception = override_reason.map(|why| Override { who: by.to_owned(), why: why.to_owned() });
-        let verified = trust::verify(source, &trusted, &known, self.clock.now(), exception.as_ref())
-            .await
-            .map_err(Failed::Refused)?;
+        let examined =
+            trust::examine(source, &trusted, &known, self.clock.now()).await.map_err(Failed::Refused)?;
+        // Stopping comes first, and asks for no date.
+        let unheard = self.recalls(&examined).await?.into_iter().next();
+        let verified = match (examined.accept(exception.as_ref()), &unheard) {
+            (Ok(verified), _) => verified,
+            (Err(_), Some(unheard)) => return Err(Failed::Refused(unheard.clone())),
+            (Err(late), None) => return Err(Failed::Refused(late)),
+        };
         // On disk before anything of it is used.
         let (json, by) = (verified.seen().to_json(), by.to_owned());
         let expires = verified.expires().unix_timestamp().saturating_mul(1000);
@@ -104,7 +116,9 @@ impl Updates {
         self.ledger.write(move |writer| models::keep_seen(writer, &json, expires, &by, overridden)).await?;
         self.folders.make().and_then(|()| self.folders.mark_used()).map_err(of_disk)?;
 
-        self.recalls(&verified).await?;
+        if let Some(unheard) = unheard {
+            return Err(Failed::Refused(unheard));
+        }
         for model in &self.models {
             let note = match self.look_for(&verified, model).await {
                 Ok(()) => String::new(),
@@ -250,23 +264,12 @@ impl Updates {
             std::fs::read_to_string(folder.join("manifest.toml")).map_err(of_disk)
         });
         let manifest = unpacked.await.map_err(|_| LedgerError::Panicked)??;
+        let (target, model_of) = (&found.target, &found.manifest.model);
         let row = VersionRow {
             slot: model.name.clone(),
             digest: found.digest.clone(),
-            target: found.target.name.clone(),
-            target_sha256: found.target.sha256.clone(),
-            version: found.manifest.model.version.clone(),
-            release: found.manifest.model.release,
             manifest,
-            state: State::Received,
-            kept: true,
-            last_active: 0,
-            received_at: 0,
-            since: 0,
-            note: String::new(),
-            plan: None,
-            acceptance: None,
-            updates: Default::default(),
+            ..VersionRow::received(&target.name, &target.sha256, &model_of.version, model_of.release)
         };
         self.ledger.write(move |writer| models::receive(writer, &row, &Actor::the_box("fetched"))).await?;
         Ok(())

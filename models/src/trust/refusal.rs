@@ -51,11 +51,15 @@ pub enum Clause {
     SeenVersionsUnreadable,
     /// An operator's override without a name or a reason.
     OverrideIncomplete,
+    /// A recall notice is listed and its file is missing, or is not the one that was signed.
+    RecallWithheld,
+    /// A recall notice that cannot be read, so that what it recalls is not known.
+    RecallUnreadable,
 }
 
 impl Clause {
     /// Every clause.
-    pub const ALL: [Clause; 23] = [
+    pub const ALL: [Clause; 25] = [
         Clause::Unsigned,
         Clause::SignedByOtherKey,
         Clause::SignatureThreshold,
@@ -79,6 +83,8 @@ impl Clause {
         Clause::SeenVersionsMissing,
         Clause::SeenVersionsUnreadable,
         Clause::OverrideIncomplete,
+        Clause::RecallWithheld,
+        Clause::RecallUnreadable,
     ];
 
     /// The stable name.
@@ -184,6 +190,16 @@ impl Clause {
                 "was to be accepted past its date without a name or a reason",
                 "say who decides and why; both are kept in the audit log",
             ),
+            Clause::RecallWithheld => (
+                "recall-withheld",
+                "is a signed recall notice that cannot be had",
+                "nothing is installed until it is read: fetch the repository again; ask the publisher what it recalls, and stop that with `lightbox models disable`",
+            ),
+            Clause::RecallUnreadable => (
+                "recall-unreadable",
+                "is a signed recall notice that cannot be obeyed as it stands",
+                "nothing is installed until it is put right: ask the publisher what it recalls, and stop that with `lightbox models disable`; the publisher puts a sound notice in its place",
+            ),
         }
     }
 }
@@ -204,6 +220,13 @@ pub struct Refusal {
     pub subject: String,
     /// The particulars with leading punctuation, e.g. `: version 3, seen 4`; may be empty.
     pub detail: String,
+}
+
+impl Clause {
+    /// Whether what is refused may leave a recalled model running: somebody has to look.
+    pub fn is_serious(self) -> bool {
+        matches!(self, Clause::RecallWithheld | Clause::RecallUnreadable)
+    }
 }
 
 impl Refusal {

@@ -22,6 +22,9 @@ use super::source::{Recorder, Source};
 use super::tuf::Start;
 use crate::bundle::hex;
 
+/// Where recall notices are.
+const RECALLS: &str = "recalls/";
+
 /// A target that a role with the right keys vouches for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
@@ -54,6 +57,46 @@ pub struct Verified {
     seen: SeenVersions,
     overridden: Option<Overridden>,
     expires: OffsetDateTime,
+}
+
+/// Metadata that are signed, of one piece, and not older than what was seen before, whatever their dates.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    verified: Verified,
+    late: Vec<Refusal>,
+}
+
+impl Examined {
+    /// The recall notices that it lists.
+    ///
+    /// They are to be obeyed before the dates are judged. A date says that something newer may be
+    /// withheld: a reason to install nothing, and none to go on with what the right keys call back.
+    /// Who replays expired metadata can stop with them only what was recalled in truth: everything
+    /// older than the record of versions seen has been refused already, where a withdrawn notice
+    /// would stand. Nor does hearing them weaken that record: it is not written for them.
+    pub fn recalls(&self) -> impl Iterator<Item = &Target> {
+        self.verified.targets().filter(|target| target.name.starts_with(RECALLS))
+    }
+
+    /// A notice's bytes, of at most `limit`, compared with the signed digest.
+    pub async fn read_recall(&self, target: &Target, limit: u64) -> Result<Vec<u8>, Refusal> {
+        let mut bytes = Vec::new();
+        self.verified.copy(target, limit, &mut bytes, &mut |_, _| {}).await?;
+        Ok(bytes)
+    }
+
+    /// Judges the dates, and takes the repository for verified where they hold or somebody overrides them.
+    pub fn accept(mut self, exception: Option<&Override>) -> Result<Verified, Refusal> {
+        if exception.is_some_and(|given| !given.is_complete()) {
+            return Err(Refusal::new(Clause::OverrideIncomplete, "the repository"));
+        }
+        self.verified.overridden = match (self.late.first(), exception) {
+            (None, _) => None,
+            (Some(first), None) => return Err(first.clone()),
+            (Some(_), Some(by)) => Some(Overridden { by: by.clone(), refusals: self.late }),
+        };
+        Ok(self.verified)
+    }
 }
 
 impl Verified {
@@ -176,8 +219,7 @@ pub(super) fn judge(
     recorder: &Recorder,
     start: Start,
     now: OffsetDateTime,
-    exception: Option<&Override>,
-) -> Result<Verified, Refusal> {
+) -> Result<Examined, Refusal> {
     let root = &repository.root().signed;
     let malformed = |subject: &str, why: &str| Err(Refusal::new(Clause::Malformed, subject).with(why));
     if !root.consistent_snapshot {
@@ -202,11 +244,6 @@ pub(super) fn judge(
             late.push(Refusal::new(clause, role.as_str()));
         }
     }
-    let overridden = match (late.first(), exception) {
-        (None, _) => None,
-        (Some(first), None) => return Err(first.clone()),
-        (Some(_), Some(by)) => Some(Overridden { by: by.clone(), refusals: late }),
-    };
     let first = dates.iter().map(|(_, expires)| *expires).min().unwrap_or_default();
     let expires = OffsetDateTime::from_unix_timestamp(first).unwrap_or(OffsetDateTime::UNIX_EPOCH);
 
@@ -215,7 +252,8 @@ pub(super) fn judge(
     let root_text =
         String::from_utf8(root_bytes).map_err(|error| Refusal::new(Clause::Malformed, "root").with(error))?;
     let seen = SeenVersions::new(root_text, roles, now.unix_timestamp());
-    Ok(Verified { source, targets, seen, overridden, expires })
+    let verified = Verified { source, targets, seen, overridden: None, expires };
+    Ok(Examined { verified, late })
 }
 
 /// Without length and digest, a role could be replaced by another one of the same version.

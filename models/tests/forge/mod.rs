@@ -89,7 +89,7 @@ impl Forge {
             Addition {
                 name: "recalls/acme/notice.toml".into(),
                 by: Delegate::Safety,
-                file: file("recall", b"model = \"x\"\n"),
+                file: file("recall", b"schema = 1\nmodel = \"x\"\nreason = \"why\"\n"),
                 custom: BTreeMap::new(),
             },
         ];
