@@ -16,9 +16,11 @@
 //! | mix and match | the snapshot pins version, length and digest of every role |
 //! | fast-forward | no version may jump by more than [`VERSIONS_AHEAD_MAX`]; new keys in a new root reset (5.3.11) |
 //! | endless data | every length is bounded before it is read |
+//! | one key as two | keys are compared by their bytes, and have nothing beside ([`Clause::KeyRepeated`], [`Clause::KeyForm`]) |
 //! | a vendor in another's name, a plan by a release key | [`Delegate`]: who may vouch for which path |
 //! | key compromise | a new root, signed by the old and the new root keys |
 
+mod keys;
 mod refusal;
 mod roles;
 mod seen;
@@ -37,6 +39,7 @@ pub(crate) use roles::target_path;
 pub use roles::{Delegate, is_target_name};
 pub use seen::{Known, Seen, SeenVersions, VERSIONS_AHEAD_MAX};
 pub use source::{Folder, Reading, Source};
+pub use tuf::is_of_another_publisher;
 pub use verified::{Examined, Overridden, Target, Verified};
 
 use source::{METADATA_BYTES_MAX, Recorder};

@@ -10,11 +10,10 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tough::Repository;
-use tough::schema::decoded::{Decoded, Hex};
-use tough::schema::key::Key;
-use tough::schema::{Metafile, Role as _, Targets};
+use tough::schema::{Metafile, Role as _, Root, Signed, Targets};
 
 use super::Override;
+use super::keys;
 use super::refusal::{Clause, Refusal};
 use super::roles::{Delegate, target_path};
 use super::seen::{Seen, SeenVersions, compare};
@@ -226,7 +225,18 @@ pub(super) fn judge(
         return malformed("root", "without consistent snapshots");
     }
     pinned(&repository)?;
-    keys_are_ed25519("root", root.keys.values())?;
+    regulatory_keys_are_its_own(&repository)?;
+    // Every root on the way was trusted to name the next one's keys.
+    keys::check_root(&start.root)?;
+    for version in start.root.version.get()..=root.version.get() {
+        if let Some(fetched) = recorder.fetched(&format!("{version}.root.json"))
+            && let Ok(followed) = serde_json::from_slice::<Signed<Root>>(&fetched.bytes)
+        {
+            keys::check_root(&followed.signed)?;
+        }
+    }
+    keys::check_root(root)?;
+    keys::check_delegated(&repository.targets().signed)?;
     let targets = collect(&repository)?;
     let roles = versions(&repository, recorder)?;
     compare(start.seen.as_ref().map(|(seen, root)| (seen, root)), root, &roles)?;
@@ -271,13 +281,6 @@ fn pinned(repository: &Repository) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn keys_are_ed25519<'a>(role: &str, mut keys: impl Iterator<Item = &'a Key>) -> Result<(), Refusal> {
-    if keys.all(|key| matches!(key, Key::Ed25519 { .. })) {
-        return Ok(());
-    }
-    Err(Refusal::new(Clause::KeyType, role))
-}
-
 /// The delegated roles with their targets, each judged by what it may vouch for.
 fn collect(repository: &Repository) -> Result<BTreeMap<String, Target>, Refusal> {
     let top = &repository.targets().signed;
@@ -292,7 +295,6 @@ fn collect(repository: &Repository) -> Result<BTreeMap<String, Target>, Refusal>
         return outside(name, "targets");
     }
     let Some(delegations) = &top.delegations else { return Ok(BTreeMap::new()) };
-    keys_are_ed25519("targets", delegations.keys.values())?;
     let mut found = BTreeMap::new();
     let mut names = BTreeSet::new();
     for delegated in &delegations.roles {
@@ -301,9 +303,6 @@ fn collect(repository: &Repository) -> Result<BTreeMap<String, Target>, Refusal>
         };
         if !names.insert(role.clone()) {
             return Err(Refusal::new(Clause::Malformed, delegated.name.as_str()).with("delegated to twice"));
-        }
-        if role == Delegate::Regulatory {
-            regulatory_keys_are_its_own(repository, &delegated.keyids)?;
         }
         // tough goes on without a role that the snapshot does not list; here it must be there.
         let Some(signed) = &delegated.targets else {
@@ -340,19 +339,22 @@ fn targets_of(targets: &Targets) -> impl Iterator<Item = (String, Target)> {
 }
 
 /// The regulatory keys sign plans and nothing else: who may release must not be able to allow.
-fn regulatory_keys_are_its_own(repository: &Repository, regulatory: &[Decoded<Hex>]) -> Result<(), Refusal> {
-    let root = repository.root().signed.roles.values().flat_map(|role| &role.keyids);
-    let delegated = repository.targets().signed.delegations.iter().flat_map(|delegations| {
-        delegations.roles.iter().filter(|role| role.name != "regulatory").flat_map(|role| &role.keyids)
+fn regulatory_keys_are_its_own(repository: &Repository) -> Result<(), Refusal> {
+    let targets = &repository.targets().signed;
+    let others = keys::of_release(&repository.root().signed, targets);
+    let regulatory = targets.delegations.iter().flat_map(|delegations| {
+        let roles = delegations.roles.iter().filter(|role| role.name == "regulatory");
+        roles.flat_map(|role| keys::of_role(&role.keyids, &delegations.keys))
     });
-    let others: Vec<&[u8]> = root.chain(delegated).map(|id| id.as_ref()).collect();
-    if regulatory.iter().any(|id| others.contains(&id.as_ref())) {
+    if regulatory.into_iter().any(|key| others.contains(&key)) {
         return Err(Refusal::new(Clause::PlanSignedByReleaseKey, "regulatory").with("the role shares a key"));
     }
     Ok(())
 }
 
-/// Each role's version and the digest of the very bytes that were verified.
+/// Each role's version and the digest of what was verified: of a file's bytes where the file above pins them. Of the
+/// timestamp, which nothing pins, that of its signed part in canonical form: the same signatures hold for other
+/// bytes, such as an identifier in upper case.
 fn versions(repository: &Repository, recorder: &Recorder) -> Result<BTreeMap<String, Seen>, Refusal> {
     let mut files = vec![
         ("timestamp".to_owned(), repository.timestamp().signed.version.get(), "timestamp.json".to_owned()),
@@ -369,6 +371,12 @@ fn versions(repository: &Repository, recorder: &Recorder) -> Result<BTreeMap<Str
     for (role, version, file) in files {
         // The snapshot may list a role that nothing delegates to any more: then it was not read.
         let sha256 = match recorder.fetched(&file) {
+            Some(_) if role == "timestamp" => {
+                let signed = repository.timestamp().signed.canonical_form();
+                let signed =
+                    signed.map_err(|error| Refusal::new(Clause::Malformed, "timestamp").with(error))?;
+                hex(&Sha256::digest(&signed))
+            }
             Some(fetched) => fetched.sha256,
             None => {
                 let meta = repository.snapshot().signed.meta.get(&format!("{role}.json"));
