@@ -26,8 +26,9 @@ pub use records::{
 };
 pub use runs::{Reading, Scored, first, keep_run, last_run, live};
 pub use trust::{
-    Recall, RefusedTarget, Request, Trust, answer_request, ask_check, keep_checked, keep_recall, keep_seen,
-    open_request, recalls, refuse_target, refused_targets, request_outcome, trust,
+    Recall, RefusedTarget, Request, Trust, answer_request, ask_check, audit_not_taken, begin_anew,
+    keep_checked, keep_recall, keep_seen, open_request, recalls, refuse_target, refused_targets,
+    request_outcome, trust,
 };
 
 use super::ledger::{LedgerError, Writer, json_column};

@@ -21,12 +21,16 @@ pub struct Trust {
     pub clause: String,
     /// In words.
     pub problem: String,
+    /// Whether a person lets the next look be taken for the first.
+    pub anew: bool,
 }
 
 /// The last look at the repository; none before the first.
 pub fn trust(reader: &Connection) -> Result<Option<Trust>, LedgerError> {
     Ok(reader
-        .prepare_cached("SELECT seen, checked_at, expires_at, clause, problem FROM model_trust WHERE id = 1")?
+        .prepare_cached(
+            "SELECT seen, checked_at, expires_at, clause, problem, anew FROM model_trust WHERE id = 1",
+        )?
         .query_row([], |row| {
             Ok(Trust {
                 seen: row.get(0)?,
@@ -34,6 +38,7 @@ pub fn trust(reader: &Connection) -> Result<Option<Trust>, LedgerError> {
                 expires_at: row.get(2)?,
                 clause: row.get(3)?,
                 problem: row.get(4)?,
+                anew: row.get(5)?,
             })
         })
         .optional()?)
@@ -49,7 +54,8 @@ pub fn keep_seen(
 ) -> Result<(), LedgerError> {
     writer.tx().execute(
         "INSERT INTO model_trust (id, seen, checked_at, expires_at) VALUES (1, ?1, ?2, ?3)
-         ON CONFLICT (id) DO UPDATE SET seen = ?1, checked_at = ?2, expires_at = ?3, clause = '', problem = ''",
+         ON CONFLICT (id) DO UPDATE SET seen = ?1, checked_at = ?2, expires_at = ?3, clause = '', problem = '',
+            anew = 0",
         params![seen, writer.now_ms(), expires_at],
     )?;
     let detail = json!({ "by": by, "verified": true, "overridden": overridden });
@@ -71,6 +77,38 @@ pub fn keep_checked(
     )?;
     let detail = json!({ "by": by, "verified": false, "clause": clause, "reason": problem });
     writer.audit(&Event::new(EventKind::RepositoryChecked, by, detail).with_outcome(outcome))
+}
+
+/// Lets the next look be taken for the first. The plans of another publisher are counted by another hand: theirs are
+/// not compared with those before.
+pub fn begin_anew(
+    writer: &Writer<'_>,
+    by: &str,
+    new_publisher: bool,
+    detail: Value,
+) -> Result<(), LedgerError> {
+    writer.tx().execute(
+        "INSERT INTO model_trust (id, anew) VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET seen = NULL, anew = 1",
+        [],
+    )?;
+    if new_publisher {
+        writer.tx().execute("UPDATE model_slots SET plan_sha256 = NULL", [])?;
+    }
+    writer.audit(&Event::new(EventKind::RepositoryChecked, by, detail).with_outcome(Outcome::Minor))
+}
+
+/// Says in the audit log that a bundle could not be taken this time. It is asked for again.
+pub fn audit_not_taken(
+    writer: &Writer<'_>,
+    slot: &str,
+    target: &str,
+    target_sha256: &str,
+    why: &str,
+) -> Result<(), LedgerError> {
+    let detail = json!({
+        "model": slot, "target": target, "sha256": target_sha256, "event": "fetch", "reason": why,
+    });
+    writer.audit(&Event::new(EventKind::ModelTransition, slot, detail).with_outcome(Outcome::Minor))
 }
 
 /// A target that never became a version.
