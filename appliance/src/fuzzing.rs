@@ -12,6 +12,7 @@ use lightbox_models::golden::Expected;
 use lightbox_models::network::NetworkError;
 use lightbox_models::plan::{self, Plan};
 use lightbox_models::publish::Proposal;
+use lightbox_models::recall::Notice;
 use lightbox_models::{Manifest, pack};
 use lightbox_provisioning::site::{Orders, Site};
 use sha2::{Digest as _, Sha256};
@@ -283,8 +284,11 @@ pub fn network(bytes: &[u8]) {
 }
 
 /// A change-control plan: refused with all its problems, or taken and ruled by. A proposal that key
-/// holders hand on, too.
+/// holders hand on, and a recall notice, too.
 pub fn plan(bytes: &[u8]) {
+    if let Ok(notice) = Notice::read(Path::new("notice.toml"), bytes) {
+        assert!(notice.digests.iter().all(|digest| notice.names(digest, None)));
+    }
     if let Ok(proposal) = Proposal::read(bytes) {
         let _ = proposal.to_json();
     }

@@ -75,6 +75,8 @@ pub enum EventKind {
     /// A version of a model went from one state to another, or was refused before it had one (110131
     /// software configuration).
     ModelTransition,
+    /// A notice of recall came, or what it comes to here has changed (110113 where it cannot be obeyed).
+    RecallKept,
 }
 
 impl EventKind {
@@ -111,6 +113,7 @@ impl EventKind {
             EventKind::CertificatesReloaded => "certificates-reloaded",
             EventKind::RepositoryChecked => "repository-checked",
             EventKind::ModelTransition => "model-transition",
+            EventKind::RecallKept => "recall-kept",
         }
     }
 }

@@ -138,11 +138,19 @@ enum Command {
         #[command(flatten)]
         by: By,
     },
-    /// Trusts the repository again after the ledger was lost, and with it the record of the versions seen.
+    /// Trusts the repository again after the record of the versions seen was lost, with the ledger or in it; or takes
+    /// the root of another publisher.
     ///
-    /// Until somebody does, nothing is installed: an old repository could not be told from a new one. Look at the
-    /// dates that `lightbox models list` shows afterwards.
+    /// Until somebody does, nothing is installed: an old repository could not be told from a new one. What is installed
+    /// stays. Look at the dates that `lightbox models list` shows afterwards.
+    #[command(
+        after_help = "Examples:\n  lightbox models begin-anew --by \"A. Meyer\" --reason \"disk replaced\"\n  lightbox models begin-anew --new-root --by \"A. Meyer\" --reason \"new vendor since May\""
+    )]
     BeginAnew {
+        /// `updates.root` is another publisher's now: what was seen of the one before counts no more, nor do the numbers
+        /// of its plans.
+        #[arg(long)]
+        new_root: bool,
         #[command(flatten)]
         by: By,
     },
@@ -185,9 +193,12 @@ impl Args {
             Command::Refuse { which, by } => refuse(out, &place, &which, &by)?,
             Command::Rollback { model, by } => rollback(out, &place, &model, &by)?,
             Command::Disable { model, by } => disable(out, &place, &model, &by)?,
-            Command::BeginAnew { by } => {
+            Command::BeginAnew { new_root, by } => {
                 let folders = Folders::of(&place.site.file.appliance.data_dir);
-                update::begin_anew(&place.ledger()?, &folders, actor(&place, &by)?)?;
+                let root = place.site.file.updates.root.as_deref();
+                let root =
+                    root.context("updates.root is not set: the site takes no model from a repository")?;
+                update::begin_anew(&place.ledger()?, &folders, root, new_root, actor(&place, &by)?)?;
                 writeln!(
                     out,
                     "The next look at the repository is taken for the first: lightbox models check"
@@ -337,9 +348,10 @@ fn list(out: &mut impl Write, reader: &Connection, json: bool) -> anyhow::Result
         )?;
     }
     for recall in &recalls {
+        let obeyed = if recall.clause.is_empty() { "" } else { ", NOT OBEYED" };
         writeln!(
             out,
-            "\nRecall {} of {}: {}",
+            "\nRecall {} of {}{obeyed}: {}",
             plain(&recall.target),
             utc_text(recall.at),
             plain(&recall.note)

@@ -26,8 +26,9 @@ pub use records::{
 };
 pub use runs::{Reading, Scored, first, keep_run, last_run, live};
 pub use trust::{
-    Recall, RefusedTarget, Request, Trust, answer_request, ask_check, keep_checked, keep_recall, keep_seen,
-    open_request, recalls, refuse_target, refused_targets, request_outcome, trust,
+    Recall, RefusedTarget, Request, Trust, answer_request, ask_check, audit_not_taken, begin_anew,
+    keep_checked, keep_recall, keep_seen, open_request, recalls, refuse_target, refused_targets,
+    request_outcome, trust,
 };
 
 use super::ledger::{LedgerError, Writer, json_column};
@@ -107,6 +108,30 @@ pub struct VersionRow {
     pub acceptance: Option<String>,
     /// How many updates since the baseline used each modification.
     pub updates: BTreeMap<String, u32>,
+}
+
+impl VersionRow {
+    /// A version that has just come under this name; slot, digest and manifest are still to be said.
+    pub fn received(target: &str, target_sha256: &str, version: &str, release: u64) -> Self {
+        VersionRow {
+            slot: String::new(),
+            digest: String::new(),
+            target: target.to_owned(),
+            target_sha256: target_sha256.to_owned(),
+            version: version.to_owned(),
+            release,
+            manifest: String::new(),
+            state: State::Received,
+            kept: true,
+            last_active: 0,
+            received_at: 0,
+            since: 0,
+            note: String::new(),
+            plan: None,
+            acceptance: None,
+            updates: BTreeMap::new(),
+        }
+    }
 }
 
 /// One entry of a version's history.

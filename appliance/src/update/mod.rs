@@ -121,7 +121,7 @@ pub fn model_lines(reader: &Connection) -> Result<Vec<ModelLine>, LedgerError> {
         lines.push(ModelLine {
             name: slot.slot,
             title: match (&manifest, active) {
-                (Some(manifest), Some(active)) => title(manifest, active),
+                (Some(manifest), Some(active)) => title(manifest, active, &slot.note),
                 _ => String::new(),
             },
             digest: active.map(|version| version.digest.clone()).unwrap_or_default(),
@@ -139,12 +139,14 @@ pub fn model_lines(reader: &Connection) -> Result<Vec<ModelLine>, LedgerError> {
     Ok(lines)
 }
 
-/// Name and version, and what people should know of it: a monitor warns, or another one was taken out of service
-/// for it.
-fn title(manifest: &Manifest, active: &models::VersionRow) -> String {
+/// Name and version, and what people should know of it: a monitor warns, another one was taken out of service
+/// for it, or what is published for it cannot be had: that may be its recall.
+fn title(manifest: &Manifest, active: &models::VersionRow, of_slot: &str) -> String {
     let title = format!("{} {}", manifest.model.name, manifest.model.version);
     let told = monitor::is_told(&active.note) || models::is_in_place(&active.note);
-    if told { format!("{title} ({})", active.note) } else { title }
+    let told = Some(active.note.as_str()).filter(|_| told);
+    let told: Vec<&str> = told.into_iter().chain(Some(of_slot).filter(|note| !note.is_empty())).collect();
+    if told.is_empty() { title } else { format!("{title} ({})", told.join("; ")) }
 }
 
 /// A version's manifest, as it was when its bundle was checked.
@@ -257,6 +259,7 @@ impl Updates {
 
     async fn turns(&self) {
         self.report(self.clean().await, "what an interrupted installation left cannot be removed");
+        self.report(self.apply_recalls().await, "what was recalled cannot be taken out of service");
         self.report(self.load_active().await, "the active versions cannot be looked up");
         let minutes = self.site.file.updates.check_minutes;
         let every = Duration::from_secs(60 * minutes);

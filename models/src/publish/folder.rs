@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Addition, PublishError};
 use crate::bundle::hex;
+use crate::recall::{NOTICE_BYTES_MAX, Notice};
 use crate::trust::target_path;
 
 /// A file that was copied into the repository.
@@ -87,6 +88,9 @@ impl Folder {
                     paths: addition.by.paths().join(" or "),
                 });
             }
+            if addition.name.starts_with("recalls/") {
+                notice(&addition.file)?;
+            }
             total += fs::metadata(&addition.file).map_err(failed(&addition.file, "read"))?.len();
         }
         let mut done = 0;
@@ -141,6 +145,14 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+/// A recall notice that no box could obey is not published.
+fn notice(file: &Path) -> Result<(), PublishError> {
+    let mut bytes = Vec::new();
+    let opened = File::open(file).map_err(failed(file, "read"))?;
+    opened.take(NOTICE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed(file, "read"))?;
+    Notice::read(file, &bytes).map(drop).map_err(PublishError::Notice)
 }
 
 fn sync(folder: &Path) -> Result<(), PublishError> {

@@ -106,6 +106,9 @@ pub enum PublishError {
         /// The role's paths.
         paths: String,
     },
+    /// A recall notice that no box could obey.
+    #[error("a recall notice: {0}")]
+    Notice(#[source] crate::problem::Problem),
     /// No such target.
     #[error("{0}: not in the repository; remedy: look at the names that it lists")]
     NoSuchTarget(String),
