@@ -122,7 +122,7 @@ fn a_reserve_is_kept_for_the_results_of_what_was_taken() {
         .model("any-image", &bundle_for_any_image(&hospital));
     site.reserve_mib = 1_048_576;
     // The reserve is not for models either.
-    let daemon = Daemon::start_without_models(&site);
+    let daemon = Daemon::start_without_models(&site, "info");
     let sent = modality.send(daemon.dicom, &[], &[large_sample("693_UNCR.dcm")]);
     assert_eq!(sent.statuses, [0xa700], "{}", sent.said.all());
     assert!(held_digests(&site).is_empty());
