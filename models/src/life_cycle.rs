@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization as _;
 
 /// Where a version stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -214,9 +215,12 @@ pub fn people<S: AsRef<str>>(names: &[S]) -> usize {
         .len()
 }
 
-/// A name as people are told apart by.
+/// A name as people are told apart by: however its letters are put together (an umlaut as one or as two, wide forms),
+/// without the letters that have no shape (Hangul fillers).
 pub fn person(name: &str) -> String {
-    name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    let letters =
+        name.nfkc().filter(|letter| letter.is_alphanumeric() && !"\u{115f}\u{1160}".contains(*letter));
+    letters.flat_map(char::to_lowercase).nfkc().collect()
 }
 
 /// Why an event was refused. Nothing has changed.

@@ -235,3 +235,27 @@ fn a_stored_slot_with_two_active_versions_is_refused() {
     versions.get_mut("b").unwrap().state = State::Active;
     assert_eq!(Slot::restore(versions), None);
 }
+
+#[test]
+fn one_name_in_two_spellings_is_one_person() {
+    let one = [
+        ["A. Meyer", "a.meyer"],
+        ["A. Meyer", "A.\u{200b} Mey\u{ad}er"],
+        // As one letter, and as a letter with a mark.
+        ["J\u{fc}rgen", "Ju\u{308}rgen"],
+        // Wide letters, and letters without a shape.
+        ["Meyer", "\u{ff2d}\u{ff45}\u{ff59}\u{ff45}\u{ff52}"],
+        ["A. Meyer", "A. Meyer\u{3164}"],
+        ["A. Meyer", "A.\u{115f}\u{1160}\u{ffa0} Meyer"],
+        // A name of nothing but such letters is nobody.
+        ["A. Meyer", "\u{3164} \u{200b}"],
+    ];
+    for names in one {
+        assert_eq!(people(&names), 1, "{names:?}");
+    }
+    for names in
+        [["A. Meyer", "B. Meyer"], ["M\u{fc}ller", "Muller"], ["\u{5c71}\u{7530}", "\u{5c71}\u{672c}"]]
+    {
+        assert_eq!(people(&names), 2, "{names:?}");
+    }
+}
