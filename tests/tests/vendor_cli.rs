@@ -692,6 +692,29 @@ fn bounds_that_no_result_breaks_are_warned_of_and_senseless_ones_refused() {
     );
     assert!(published.code == Some(1) && published.err.contains("can never happen"), "{}", published.all());
 
+    // What every box would refuse is not published: another plan under a number that is taken, or a lower one.
+    let publish = |plan: &str, text: &str| {
+        fs::write(folder.join(plan), text).expect("written");
+        let words = ["plan", "publish", plan, "--repository", "repo", "--publisher", "acme", "--key", "keys"];
+        at(folder, &words)
+    };
+    let sound = fs::read_to_string(folder.join("plan-1.toml")).expect("the plan");
+    assert!(sound.contains("version = 1\n"), "{sound}");
+    let second = sound.replacen("version = 1\n", "version = 2\n", 1);
+    publish("first.toml", &sound).ok("plan publish");
+    publish("second.toml", &second).ok("plan publish");
+    publish("again.toml", &second).ok("the same again");
+    for (plan, text) in [("lower.toml", &sound), ("other.toml", &second.replace("PCCP-1", "PCCP-2"))] {
+        let refused = publish(plan, text);
+        assert!(
+            refused.code == Some(1)
+                && refused.err.contains("is in the repository as version 2")
+                && refused.err.contains("remedy: give the changed plan version 3 or more"),
+            "{plan}: {}",
+            refused.all()
+        );
+    }
+
     fs::create_dir(folder.join("sound")).expect("made");
     for entry in fs::read_dir(detector("")).expect("the bundle") {
         let entry = entry.expect("an entry");

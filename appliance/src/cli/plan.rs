@@ -11,9 +11,11 @@ use lightbox_models::plan::{Plan, Scope, explain};
 use lightbox_models::publish::{Addition, Change, Publisher};
 use lightbox_models::trust::Delegate;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::print::{plain, print_json};
 use super::repository::Signing;
+use crate::audit::chain::hex;
 use crate::clock::{Clock as _, SystemClock};
 use crate::vendor::plan::{Question, ask, before_any_run, draft, read_evidence};
 use crate::vendor::{case_set, decided, open};
@@ -228,7 +230,21 @@ fn publish(file: &Path, publisher: &str, signing: &Signing) -> anyhow::Result<()
     doubts.iter().for_each(|doubt| eprintln!("{}", plain(&doubt.told(file, &text))));
     let name = format!("plans/{publisher}/{}.toml", plan.plan.model);
     // The repository tells the version in the target's custom data; boxes read the plan's own.
-    let known = Publisher::open(&signing.repository)?.targets().contains(&name);
+    let had = {
+        let publisher = Publisher::open(&signing.repository)?;
+        let same = publisher.lists(&name, &hex(&Sha256::digest(text.as_bytes())));
+        publisher.described().remove(&name).filter(|_| !same)
+    };
+    let version = had.as_ref().and_then(|had| had.get("version")?.as_u64());
+    if let Some(version) = version.filter(|version| plan.plan.version <= *version) {
+        bail!(
+            "{}: plan.version: is {}, and {name} is in the repository as version {version}: boxes would refuse it; \
+             remedy: give the changed plan version {} or more",
+            plain(&file.display().to_string()),
+            plan.plan.version,
+            version.saturating_add(1)
+        );
+    }
     let custom = BTreeMap::from([
         ("kind".to_owned(), json!("plan")),
         ("model".to_owned(), json!(plan.plan.model)),
@@ -238,7 +254,7 @@ fn publish(file: &Path, publisher: &str, signing: &Signing) -> anyhow::Result<()
     let file = file.canonicalize().with_context(|| format!("{}", file.display()))?;
     let add = vec![Addition { name: name.clone(), by: Delegate::Regulatory, file, custom }];
     signing.publish(&Change { add, ..Change::default() }, &name)?;
-    if known {
+    if had.is_some() {
         println!("note: it replaces the plan that was there; boxes take no lower version than they have had");
     }
     Ok(())

@@ -106,6 +106,11 @@ impl State {
         names.map(|name| name.raw().to_owned()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    pub(super) fn lists(&self, name: &str, sha256: &str) -> bool {
+        let all = self.delegates.values().flat_map(|file| &file.signed.targets);
+        all.into_iter().any(|(listed, target)| listed.raw() == name && hex(&target.hashes.sha256) == sha256)
+    }
+
     pub(super) fn described(&self) -> BTreeMap<String, BTreeMap<String, Value>> {
         let all = self.delegates.values().flat_map(|file| &file.signed.targets);
         all.map(|(name, target)| (name.raw().to_owned(), target.custom.clone().into_iter().collect()))

@@ -262,6 +262,11 @@ impl Publisher {
         self.state.described()
     }
 
+    /// Whether a target of this name and these bytes (SHA-256, hex) is listed.
+    pub fn lists(&self, name: &str, sha256: &str) -> bool {
+        self.state.lists(name, sha256)
+    }
+
     /// The names of all targets.
     pub fn targets(&self) -> Vec<String> {
         self.state.targets()
