@@ -162,6 +162,11 @@ fn a_model_is_installed_updated_under_load_and_rolled_back() {
     let touched = models(&line, &["studies", "detector", "--digest", digits]).ok("models studies");
     let with_two = digests.iter().filter(|digest| *digest == two.digest()).count();
     assert_eq!(touched.out.lines().count(), with_two, "{}", touched.out);
+    // Who names none is shown those of the recalled one, not of the one that came last.
+    let asked = models(&line, &["studies", "detector"]).ok("models studies");
+    assert_eq!(asked.out, touched.out);
+    let told = format!("recalled: studies with its results: {with_two}");
+    assert!(with_two > 0 && asked.err.contains(&told), "{}", asked.err);
     let history: Value =
         serde_json::from_str(&models(&line, &["history", "detector", "--json"]).ok("models history").out)
             .expect("JSON");

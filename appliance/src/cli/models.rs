@@ -1,5 +1,7 @@
 //! `lightbox models`: which version of each signed model runs, how it came to, and what people decide of it.
 
+mod studies;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -165,10 +167,15 @@ enum Command {
         #[command(flatten)]
         which: Which,
     },
-    /// The studies that a version gave a result on.
+    /// The studies that a version gave a result on. Without --digest: those of every version that was recalled; where
+    /// none was, those of the active one, or of the one that was active last. Which versions these are goes to standard
+    /// error, with counts; the studies' keys to standard output.
     Studies {
-        #[command(flatten)]
-        which: Which,
+        /// The model's name in the site file.
+        model: String,
+        /// First digits of the bundle's digest, as `list` shows them.
+        #[arg(long, value_name = "DIGITS")]
+        digest: Option<String>,
     },
     /// To whom a vendor seals acceptance sets for this device (age).
     Recipient,
@@ -206,12 +213,8 @@ impl Args {
             }
             Command::Verify { json } => return verify(out, &place, json),
             Command::Explain { which } => explain(out, &place.reader()?, &which)?,
-            Command::Studies { which } => {
-                let reader = place.reader()?;
-                let version = chosen(&reader, &which, |_| true)?;
-                for key in models::touched(&reader, &version.slot, &version.digest)? {
-                    writeln!(out, "{key}")?;
-                }
+            Command::Studies { model, digest } => {
+                studies::write(out, &place.reader()?, &Which { model, digest })?;
             }
             Command::Recipient => {
                 let secret = update::acceptance_secret(&place.identity()?);
@@ -274,11 +277,10 @@ fn chosen(
     let slot = slot(reader, &which.model)?;
     let versions = models::versions(reader, Some(&slot.slot))?;
     let Some(start) = &which.digest else {
-        return versions
-            .into_iter()
-            .rev()
-            .find(usual)
-            .with_context(|| format!("model \"{}\" has no such version; name one with --digest", slot.slot));
+        let there = there(&versions);
+        return versions.into_iter().rev().find(usual).with_context(|| {
+            format!("model \"{}\" has no version for which this can be said: {there}", plain(&slot.slot))
+        });
     };
     let start = start.to_lowercase();
     let mut found = versions.into_iter().filter(|version| version.digest.starts_with(&start));
@@ -286,6 +288,21 @@ fn chosen(
         (Some(version), None) => Ok(version),
         (None, _) => bail!("model \"{}\" has no version whose digest begins with {start}", slot.slot),
         (Some(_), Some(_)) => bail!("several versions begin with {start}: give more digits"),
+    }
+}
+
+/// Which versions a model has, for whoever asks for another one.
+fn there(versions: &[VersionRow]) -> String {
+    let each: Vec<String> = versions
+        .iter()
+        .map(|version| {
+            let digits = version.digest.get(..12).unwrap_or(&version.digest);
+            format!("{} ({digits}) is {}", plain(&version.version), version.state)
+        })
+        .collect();
+    match each.is_empty() {
+        true => "it has none; remedy: `lightbox models check` looks at the repository".to_owned(),
+        false => format!("{}; remedy: name one of them with --digest", each.join(", ")),
     }
 }
 

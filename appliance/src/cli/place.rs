@@ -56,7 +56,13 @@ impl Place {
     /// The device's identity, which is never made here: a new key would orphan the audit log.
     pub fn identity(&self) -> anyhow::Result<DeviceIdentity> {
         let path = self.data_dir.join("device.key");
-        std::fs::metadata(&path).with_context(|| format!("the device key {} is needed", path.display()))?;
+        std::fs::metadata(&path).with_context(|| {
+            format!(
+                "the device key {} is needed; remedy: start `lightbox serve` with this site file once, it makes the key \
+                 (or restore it, where it was lost)",
+                path.display()
+            )
+        })?;
         Ok(DeviceIdentity::open_or_create(&path)?)
     }
 
