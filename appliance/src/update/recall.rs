@@ -19,26 +19,26 @@ use crate::store::models::{self, Actor, Recall, VersionRow};
 /// What the note of a notice ends with that could not be obeyed and is listed no more.
 const UNLISTED: &str = " (the repository lists it no more)";
 
-/// Whether who signed a notice may recall this model: a vendor its own, the safety role any.
-fn may_recall(role: &Delegate, model: &Managed) -> bool {
+/// Whether who signed a notice may recall what came under this name: a vendor its own, the safety role any.
+fn may_recall(role: &Delegate, target: &str) -> bool {
     match role {
         Delegate::Safety => true,
-        Delegate::Vendor(name) => model.target.starts_with(&format!("vendors/{name}/")),
+        Delegate::Vendor(name) => target.starts_with(&format!("vendors/{name}/")),
         Delegate::Regulatory => false,
     }
 }
 
-/// The versions on this box that a notice names, whatever became of them.
-fn named<'a>(
-    notice: &Notice,
-    role: &Delegate,
-    models: &[Managed],
-    versions: &'a [VersionRow],
-) -> Vec<&'a VersionRow> {
-    let may = |version: &VersionRow| {
-        models.iter().any(|model| model.name == version.slot && may_recall(role, model))
-    };
-    let versions = versions.iter().filter(|version| may(version));
+/// Whether a notice of this role may mean a version that the model has, or is to have. The site file may name another
+/// vendor's target by now, while what came from the one before still runs.
+fn concerns(role: &Delegate, model: &Managed, versions: &[VersionRow]) -> bool {
+    let own = versions.iter().filter(|version| version.slot == model.name);
+    own.map(|version| &version.target).chain([&model.target]).any(|target| may_recall(role, target))
+}
+
+/// The versions on this box that a notice names, whatever became of them, and whatever the site file says of their
+/// slot today.
+fn named<'a>(notice: &Notice, role: &Delegate, versions: &'a [VersionRow]) -> Vec<&'a VersionRow> {
+    let versions = versions.iter().filter(|version| may_recall(role, &version.target));
     versions.filter(|version| notice.names(&version.digest, model_id(version).as_deref())).collect()
 }
 
@@ -75,7 +75,10 @@ impl Updates {
     /// this box.
     pub(super) async fn recalls(&self, examined: &Examined) -> Result<Vec<Refusal>, LedgerError> {
         let targets: Vec<Target> = examined.recalls().cloned().collect();
-        let had = self.ledger.read(models::recalls).await?;
+        let (had, versions) = self
+            .ledger
+            .read(|reader| Ok((models::recalls(reader)?, models::versions(reader, None)?)))
+            .await?;
         let mut unheard = Vec::new();
         for target in &targets {
             let role = target.role.to_string();
@@ -110,7 +113,7 @@ impl Updates {
                 recall.clause = refusal.clause.name().to_owned();
                 recall.note = refusal.to_string();
                 // Whom it may concern reads it beside the model.
-                for model in self.models.iter().filter(|model| may_recall(&target.role, model)) {
+                for model in self.models.iter().filter(|model| concerns(&target.role, model, &versions)) {
                     let (slot, note) = (model.name.clone(), recall.note.clone());
                     self.ledger.write(move |writer| models::note_slot(writer, &slot, &note)).await?;
                     unheard.push(refusal.clone());
@@ -141,7 +144,7 @@ impl Updates {
             return Ok(Some(unreadable(&recall.target, format!("signed by {}", recall.role))));
         };
         let versions = self.ledger.read(|reader| models::versions(reader, None)).await?;
-        recall.matched = named(&notice, &role, &self.models, &versions).len();
+        recall.matched = named(&notice, &role, &versions).len();
         recall.note = told(&notice, recall.matched);
         Ok(None)
     }
@@ -187,7 +190,7 @@ impl Updates {
         };
         let versions = self.ledger.read(|reader| models::versions(reader, None)).await?;
         let mut failed = None;
-        for version in named(&notice, &role, &self.models, &versions) {
+        for version in named(&notice, &role, &versions) {
             if version.state == State::Recalled {
                 continue;
             }
@@ -199,7 +202,7 @@ impl Updates {
                     let touched = models::touched(writer.tx(), &slot, &digest)?.len();
                     let actor = Actor::the_box(format!(
                         "recalled by {evidence}: {reason}; studies with its results: {touched} \
-                         (`lightbox models studies`)"
+                         (`lightbox models studies {slot}`)"
                     ));
                     let facts = Facts { evidence, ..Facts::default() };
                     let none = Duties::NONE;
@@ -242,29 +245,29 @@ mod tests {
 
     #[test]
     fn a_vendor_recalls_its_own_and_the_safety_role_all() {
-        let model = model("d", "vendors/acme/detector");
-        assert!(may_recall(&Delegate::Vendor("acme".into()), &model));
-        assert!(!may_recall(&Delegate::Vendor("acm".into()), &model));
-        assert!(may_recall(&Delegate::Safety, &model));
-        assert!(!may_recall(&Delegate::Regulatory, &model));
+        let target = "vendors/acme/detector-1.lightbox";
+        assert!(may_recall(&Delegate::Vendor("acme".into()), target));
+        assert!(!may_recall(&Delegate::Vendor("acm".into()), target));
+        assert!(may_recall(&Delegate::Safety, target));
+        assert!(!may_recall(&Delegate::Regulatory, target));
     }
 
     #[test]
     fn a_version_is_found_without_its_manifest_and_whatever_the_notice_calls_it() {
         let (one, two) = ("ab".repeat(32), "cd".repeat(32));
-        let models = [model("d", "vendors/acme/detector"), model("o", "vendors/other/x")];
-        let versions = [
+        let mut versions = [
             version("d", &one, "[model]\nid = \"m\"\nof_a_later_release = 1\n"),
             version("d", &two, "not TOML"),
             version("o", &one, "[model]\nid = \"m\"\n"),
         ];
+        versions[2].target = "vendors/other/x-1.lightbox".into();
         let read = |digests: &str, name: &str| {
             let text = format!("schema = 1\nmodel = \"{name}\"\nreason = \"why\"\n{digests}");
             Notice::read(Path::new("n"), text.as_bytes()).unwrap()
         };
         let acme = Delegate::Vendor("acme".into());
         let found = |notice: &Notice, role: &Delegate| {
-            named(notice, role, &models, &versions)
+            named(notice, role, &versions)
                 .iter()
                 .map(|version| (version.slot.clone(), version.digest.clone()))
                 .collect::<Vec<_>>()
@@ -278,5 +281,21 @@ mod tests {
         assert_eq!(found(&read("", "n"), &acme), [("d".to_owned(), two.clone())]);
         assert_eq!(told(&by_digest, 0), "recalls 1 version of a slip of the pen: why; none on this box");
         assert_eq!(told(&read("", "m"), 2), "recalls every version of m: why; matched 2 versions");
+    }
+
+    #[test]
+    fn a_vendor_recalls_what_it_shipped_also_where_the_site_names_another_vendor_by_now() {
+        let digest = "ab".repeat(32);
+        // It came from acme; the site file's `target` is beta's since.
+        let versions = [version("d", &digest, "[model]\nid = \"m\"\n")];
+        let moved = model("d", "vendors/beta/detector");
+        let text = format!("schema = 1\nmodel = \"m\"\nreason = \"why\"\ndigests = [\"{digest}\"]\n");
+        let notice = Notice::read(Path::new("n"), text.as_bytes()).unwrap();
+        let (acme, beta) = (Delegate::Vendor("acme".into()), Delegate::Vendor("beta".into()));
+        assert_eq!(named(&notice, &acme, &versions).len(), 1);
+        assert_eq!(named(&notice, &beta, &versions).len(), 0, "it is not beta's to recall");
+        // Whose notice cannot be had must be told beside the model, of either.
+        assert!(concerns(&acme, &moved, &versions) && concerns(&beta, &moved, &versions));
+        assert!(!concerns(&acme, &moved, &[]));
     }
 }
