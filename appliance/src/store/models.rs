@@ -457,11 +457,12 @@ pub fn set_updates(
     Ok(())
 }
 
-/// Notes that the files of all but the `keep` last versions out of service are to go, and says which. The
-/// note comes before the files go, so that nothing is ever asked to run whose files are half there.
+/// Notes that the files of all but the `keep` last versions out of service are to go, and says which: those that no
+/// other model has too, as a bundle lies on the disk once. The note comes before the files go, so that nothing is ever
+/// asked to run whose files are half there.
 pub fn discard(writer: &Writer<'_>, slot: &str, keep: usize) -> Result<Vec<String>, LedgerError> {
     let mut life = life(writer.tx(), slot)?;
-    let gone: Vec<String> = life.disposable(keep).into_iter().map(str::to_owned).collect();
+    let mut gone: Vec<String> = life.disposable(keep).into_iter().map(str::to_owned).collect();
     for digest in &gone {
         life.discard(digest).map_err(|refusal| LedgerError::Illegal(refusal.to_string()))?;
         writer.tx().execute(
@@ -469,6 +470,8 @@ pub fn discard(writer: &Writer<'_>, slot: &str, keep: usize) -> Result<Vec<Strin
             params![slot, digest],
         )?;
     }
+    let kept = kept(writer.tx())?;
+    gone.retain(|digest| !kept.contains(digest));
     Ok(gone)
 }
 

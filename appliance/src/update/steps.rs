@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 
 use lightbox_models::life_cycle::{self, Event, Facts, State};
 use lightbox_models::plan::{Comparator, Plan, Stage, Verdict};
-use lightbox_models::trust::Verified;
+use lightbox_models::trust::{Known, Verified};
 use sha2::{Digest, Sha256};
 
 use super::acceptance::{Candidates, Unfinished};
@@ -204,7 +204,12 @@ impl Updates {
             })
             .await?;
         tracing::info!(model = model.name, digest = version.digest, allows, "acceptance ended");
-        if !allows {
+        let slot = version.slot.clone();
+        let versions = self.ledger.read(|reader| models::versions(reader, None)).await?;
+        // Another model may run the same bundle.
+        let alone =
+            !versions.iter().any(|other| other.slot != slot && other.kept && other.digest == version.digest);
+        if !allows && alone {
             self.unload(&version.digest).await;
         }
         Ok(allows)
@@ -217,10 +222,11 @@ impl Updates {
         version: &VersionRow,
     ) -> Result<Result<Matter, String>, LedgerError> {
         let name = model.name.clone();
-        let (plan, versions) = self
+        let (plan, versions, trust) = self
             .ledger
             .read(move |reader| {
-                Ok((models::plan_of_slot(reader, &name)?, models::versions(reader, Some(&name))?))
+                let plan = models::plan_of_slot(reader, &name)?;
+                Ok((plan, models::versions(reader, Some(&name))?, models::trust(reader)?))
             })
             .await?;
         let Some(plan) = plan else { return Ok(Err(format!("waits for its plan {}", model.plan))) };
@@ -245,7 +251,7 @@ impl Updates {
             before,
             manifest: manifest(version)?,
             digest: version.digest.clone(),
-            now: self.clock.now().unix_timestamp(),
+            now: not_before(self.clock.now().unix_timestamp(), trust.and_then(|trust| trust.seen).as_deref()),
             udi_di: self.udi_di(),
         }))
     }
@@ -396,6 +402,29 @@ impl Updates {
     }
 }
 
+/// The time by which a plan's end is judged: a clock that was set back since the repository was verified last brings no
+/// plan back to life.
+fn not_before(now: i64, seen: Option<&str>) -> i64 {
+    match Known::read(seen, true) {
+        Ok(Known::Seen(seen)) => now.max(seen.checked_at()),
+        // Without a record nothing is installed that is not here already: `lightbox models begin-anew`.
+        _ => now,
+    }
+}
+
 fn of_plan(verdict: &Verdict) -> String {
     format!("plan {} version {}", verdict.plan, verdict.plan_version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_brings_no_plan_back() {
+        let seen = r#"{"schema":2,"root":"{}","roles":{},"checked_at":1000}"#;
+        assert_eq!(not_before(900, Some(seen)), 1000);
+        assert_eq!(not_before(1100, Some(seen)), 1100);
+        assert_eq!((not_before(900, None), not_before(900, Some("damaged"))), (900, 900));
+    }
 }

@@ -177,3 +177,27 @@ fn a_job_keeps_its_version_over_a_switch_but_not_over_a_rollback() {
     };
     assert!(stopped("aa") && stopped("bb") && stopped("unknown"));
 }
+
+#[test]
+fn a_bundle_that_another_model_has_too_stays_on_the_disk() {
+    let fixture = Fixture::new();
+    with_version(&fixture, "aa", 1);
+    activate(&fixture, "aa");
+    let other = VersionRow { slot: "second".into(), ..row("aa", 1) };
+    let gone = fixture.ledger.write_blocking(move |writer| {
+        let slots = ["detector", "second"]
+            .map(|slot| (slot.to_owned(), "vendors/acme/detector".to_owned(), "plans/p".to_owned()));
+        manage(writer, &slots)?;
+        receive(writer, &other, &Actor::the_box("fetched"))?;
+        let (facts, box_) = (facts(), Actor::the_box("test"));
+        apply(writer, "second", "aa", Event::Refuse, &facts, &Duties::NONE, &box_, None)?;
+        discard(writer, "second", usize::MAX)
+    });
+    assert_eq!(gone.unwrap(), Vec::<String>::new(), "the first model runs it");
+    let gone = fixture.ledger.write_blocking(|writer| {
+        let (facts, box_) = (facts(), Actor::the_box("test"));
+        apply(writer, "detector", "aa", Event::Recall, &facts, &Duties::NONE, &box_, None)?;
+        discard(writer, "detector", 1)
+    });
+    assert_eq!(gone.unwrap(), ["aa"]);
+}
