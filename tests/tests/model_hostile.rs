@@ -14,7 +14,13 @@ fn models(line: &Line, arguments: &[&str]) -> Said {
 
 /// Version 1 active, as any site has it.
 fn with_version_one(edit: &[(&str, &str)]) -> (Vendor, Line) {
-    let (vendor, line) = Vendor::line();
+    with_version_one_of(edit, "")
+}
+
+/// The same; `more` goes into the site's `[updates]`.
+fn with_version_one_of(edit: &[(&str, &str)], more: &str) -> (Vendor, Line) {
+    let (vendor, line) =
+        Vendor::line_from(|_, vendor| format!("repository = {:?}\n{more}", vendor.repository()));
     let one = vendor.version(1, edit);
     let set = vendor.publish_set(&line.site);
     // It allows other weights: what is wrong with a candidate is no matter of its documents.
@@ -94,6 +100,21 @@ fn a_candidate_without_end_is_cut_short_and_refused_while_studies_go_on() {
     let history = models(&line, &["history", "detector"]).ok("models history").out;
     assert!(history.contains("longer than the 3 s that its manifest allows"), "{history}");
     one_study(&line, &phantom(&line, "afterwards", 1));
+    let active = "SELECT release FROM model_versions WHERE state = 'active'";
+    assert_eq!(line.daemon.ledger().number(active), 1);
+}
+
+#[test]
+fn a_candidate_that_takes_too_long_to_load_holds_up_nothing_and_is_refused() {
+    let (vendor, line) = with_version_one_of(&[], "load_seconds = 10");
+    vendor.publish_version(&vendor.flawed_version(2, "slow-load", &[]));
+    let site = line.site.path.to_str().expect("a plain path").to_owned();
+    let look =
+        std::thread::spawn(move || run_lightbox(&["models", "--site", &site, "check", "--by", "A. Meyer"]));
+    wait_for(&line, "2 planned_in", "runs on this hardware");
+    one_study(&line, &phantom(&line, "meanwhile", 2));
+    look.join().expect("the look ends");
+    wait_for(&line, "2 refused", "takes longer than 10 s to load (updates.load_seconds)");
     let active = "SELECT release FROM model_versions WHERE state = 'active'";
     assert_eq!(line.daemon.ledger().number(active), 1);
 }

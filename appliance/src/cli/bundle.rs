@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use lightbox_models::Manifest;
 use lightbox_models::manifest::MANIFEST_NAME;
 use lightbox_models::pack::{self, EXTENSION, Progress};
 use lightbox_models::publish::{Addition, Change, Publisher};
 use lightbox_models::trust::Delegate;
+use lightbox_models::{Bundle, Manifest};
 use serde_json::json;
 use time::format_description::well_known::Rfc3339;
 
@@ -85,6 +85,15 @@ enum Verb {
         path: PathBuf,
         #[command(flatten)]
         engine: EngineArg,
+    },
+    /// Load a bundle's network and end. The daemon has a candidate loaded so, before it loads it itself.
+    #[command(hide = true)]
+    Load {
+        /// The bundle's folder.
+        folder: PathBuf,
+        /// libonnxruntime.so [default: LIGHTBOX_ONNXRUNTIME, or what ./justw parts fetched].
+        #[arg(long, value_name = "FILE")]
+        onnxruntime: Option<PathBuf>,
     },
     /// Check a folder and pack it into one file. The same folder always packs to the same bytes.
     ///
@@ -195,6 +204,10 @@ impl Args {
                 } else if !checked(&path, engine)? {
                     return Ok(ExitCode::FAILURE);
                 }
+            }
+            Verb::Load { folder, onnxruntime } => {
+                let network = Bundle::open(&folder)?.read_network()?;
+                vendor::engine(onnxruntime)?.outlets(&network)?;
             }
             Verb::Pack { folder, output, engine } => {
                 if !checked(&folder, engine)? {

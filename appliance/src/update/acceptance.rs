@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lightbox_models::Bundle;
 use lightbox_models::acceptance::{
@@ -73,6 +75,7 @@ impl Updates {
         criteria: &BTreeSet<String>,
         bundles: &Candidates,
     ) -> Result<Kept, Unfinished> {
+        self.load_apart(&bundles.candidate).await?;
         for bundle in bundles.compared.values().chain([&bundles.candidate]) {
             infer::load(bundle, &self.engine).await.map_err(|error| format!("the engine: {error}"))?;
         }
@@ -106,6 +109,31 @@ impl Updates {
         Ok(kept)
     }
 
+    /// Loads a candidate in a process of its own. A runtime folds constants while it loads, nothing can stop it then,
+    /// and in this process it would hold up every model's studies. Only whether it ends is asked: what it says, loading
+    /// it here says again.
+    async fn load_apart(&self, candidate: &Bundle) -> Result<(), Unfinished> {
+        let seconds = self.site.file.updates.load_seconds;
+        // This very program, also where a newer one has taken its place on the disk.
+        let mut apart = tokio::process::Command::new("/proc/self/exe");
+        apart.args(["bundle", "load"]).arg(candidate.folder()).kill_on_drop(true);
+        if let Some(library) = &self.site.file.infer.onnxruntime {
+            apart.arg("--onnxruntime").arg(library);
+        }
+        apart.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let failed = |error: std::io::Error| format!("a process that loads the candidate: {error}");
+        let mut running = apart.spawn().map_err(failed)?;
+        match tokio::time::timeout(Duration::from_secs(seconds), running.wait()).await {
+            Ok(ended) => Ok(ended.map(drop).map_err(failed)?),
+            Err(_) => {
+                running.kill().await.map_err(failed)?;
+                Err(Unfinished::Fails(format!(
+                    "acceptance-run: its network takes longer than {seconds} s to load (updates.load_seconds)"
+                )))
+            }
+        }
+    }
+
     async fn run_golden(&self, bundle: &Arc<Bundle>) -> Result<Vec<GoldenOutcome>, Unfinished> {
         let mut outcomes = Vec::new();
         for case in &bundle.manifest().golden {
@@ -134,6 +162,9 @@ impl Updates {
                 names[0], names[1]
             )
         })?;
+        // It is opened in memory, case by case: on the disk it lies once.
+        let target = verified.target(name).map_err(|refusal| refusal.to_string())?;
+        self.has_room(target, 1).await.map_err(|error| error.to_string())?;
         let path = self.folders.incoming.join(format!("{sha256}.age"));
         let saved = verified.save_target(name, SET_BYTES_MAX, &path, &mut |_, _| {}).await;
         saved.map_err(|refusal| refusal.to_string())?;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use lightbox_models::pack;
 use lightbox_models::plan::Plan;
-use lightbox_models::trust::{self, Clause, Folder, Known, Override, Refusal, Source, Target, Verified};
+use lightbox_models::trust::{
+    self, Clause, Examined, Folder, Known, Override, Refusal, Source, Target, Verified,
+};
 use lightbox_models::{Bundle, Manifest};
 use serde_json::json;
 
@@ -72,8 +74,8 @@ impl Updates {
         }
     }
 
-    /// Yields what could not be taken, for people.
-    async fn look(&self, by: &str, override_reason: Option<&str>) -> Result<Vec<String>, Failed> {
+    /// Reads the repository's metadata: who signed what, and that none of it is older than what was seen.
+    async fn examine(&self) -> Result<Examined, Failed> {
         let updates = &self.site.file.updates;
         let source: Arc<dyn Source> = match (&updates.repository, &self.mirror) {
             (Some(folder), _) => Arc::new(Folder::new(folder)),
@@ -99,9 +101,27 @@ impl Updates {
         let used = (self.folders.was_used().map_err(of_disk)? || !versions.is_empty()) && !anew;
         let seen = before.and_then(|before| before.seen);
         let known = Known::read(seen.as_deref(), used).map_err(Failed::Refused)?;
+        trust::examine(source, &trusted, &known, self.clock.now()).await.map_err(Failed::Refused)
+    }
+
+    /// Hears what the repository recalls by now, and nothing else. A look that is under way says what cannot be had.
+    pub(super) async fn hear(&self) {
+        let heard = match self.examine().await {
+            Ok(examined) => self.recalls(&examined).await.map(drop).map_err(Failed::Box),
+            Err(failed) => Err(failed),
+        };
+        let why = match heard {
+            Ok(()) => return,
+            Err(Failed::Refused(refusal)) => refusal.to_string(),
+            Err(Failed::Box(error)) => error.to_string(),
+        };
+        tracing::warn!(why, "recalls cannot be heard while a look is under way");
+    }
+
+    /// Yields what could not be taken, for people.
+    async fn look(&self, by: &str, override_reason: Option<&str>) -> Result<Vec<String>, Failed> {
         let exception = override_reason.map(|why| Override { who: by.to_owned(), why: why.to_owned() });
-        let examined =
-            trust::examine(source, &trusted, &known, self.clock.now()).await.map_err(Failed::Refused)?;
+        let examined = self.examine().await?;
         // Stopping comes first, and asks for no date.
         let unheard = self.recalls(&examined).await?.into_iter().next();
         let verified = match (examined.accept(exception.as_ref()), &unheard) {
@@ -247,13 +267,8 @@ impl Updates {
         target: &'a Target,
         file: &'a Path,
     ) -> Result<Result<Fetched<'a>, String>, Failed> {
-        let folder = self.folders.incoming.clone();
-        let free = tokio::task::spawn_blocking(move || free_bytes(&folder)).await;
-        let free = free.map_err(|_| LedgerError::Panicked)?.map_err(of_disk)?;
-        let reserve = self.site.file.store.reserve_mib << 20;
-        if let Some(why) = no_room(target, free, reserve) {
-            return Err(LedgerError::Illegal(why).into());
-        }
+        // Packed and unpacked it lies on the disk twice.
+        self.has_room(target, 2).await?;
         tracing::info!(model = model.name, bundle = target.name, bytes = target.length, "fetching a bundle");
         let mut tenths = 0;
         let mut progress = |done: u64, all: u64| {
@@ -287,6 +302,15 @@ impl Updates {
                 Ok(Err(said))
             }
         }
+    }
+
+    /// Whether what is fetched leaves free what is kept for images; `copies`: how often it will lie on the disk.
+    pub(super) async fn has_room(&self, target: &Target, copies: u64) -> Result<(), LedgerError> {
+        let folder = self.folders.incoming.clone();
+        let free = tokio::task::spawn_blocking(move || free_bytes(&folder)).await;
+        let free = free.map_err(|_| LedgerError::Panicked)?.map_err(of_disk)?;
+        let reserve = self.site.file.store.reserve_mib << 20;
+        no_room(target, copies, free, reserve).map_or(Ok(()), |why| Err(LedgerError::Illegal(why)))
     }
 
     /// Unpacks a bundle into its folder, then lets its life begin.
@@ -342,9 +366,9 @@ fn release(model: &Managed, target: &Target) -> Vec<u64> {
     numbers
 }
 
-/// Why a bundle is not fetched: packed and unpacked it lies on the disk twice, beside what is kept for images.
-fn no_room(target: &Target, free: u64, reserve: u64) -> Option<String> {
-    let need = target.length.saturating_mul(2).saturating_add(reserve);
+/// Why a target is not fetched: it does not fit so often beside what is kept for images.
+fn no_room(target: &Target, copies: u64, free: u64, reserve: u64) -> Option<String> {
+    let need = target.length.saturating_mul(copies).saturating_add(reserve);
     (free < need).then(|| {
         format!(
             "room: {} needs {need} bytes, of which {reserve} stay free for images (store.reserve_mib); {free} are free; \
@@ -411,10 +435,11 @@ mod tests {
     #[test]
     fn a_bundle_without_room_is_not_begun() {
         let one = target("detector-1", None);
-        assert_eq!(no_room(&one, 1200, 1000), None);
-        let why = no_room(&one, 1199, 1000).unwrap();
+        assert_eq!(no_room(&one, 2, 1200, 1000), None);
+        assert_eq!(no_room(&one, 1, 1100, 1000), None, "a set is never unpacked");
+        let why = no_room(&one, 2, 1199, 1000).unwrap();
         assert!(why.starts_with("room: vendors/acme/detector-1.lightbox needs 1200 bytes"), "{why}");
         let endless = Target { length: u64::MAX, ..one };
-        assert!(no_room(&endless, u64::MAX - 1, 1).is_some());
+        assert!(no_room(&endless, 1, u64::MAX - 1, 1).is_some());
     }
 }

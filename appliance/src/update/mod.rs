@@ -269,7 +269,8 @@ impl Updates {
         loop {
             match self.ledger.read(models::open_request).await {
                 Ok(Some(request)) => {
-                    let outcome = self.check(&request.person, request.override_reason.as_deref()).await;
+                    let look = self.check(&request.person, request.override_reason.as_deref());
+                    let outcome = listening(every, look, || self.hear()).await;
                     let answered = self
                         .ledger
                         .write(move |writer| models::answer_request(writer, request.id, &outcome))
@@ -277,7 +278,7 @@ impl Updates {
                     self.report(answered, "the request for a look cannot be answered");
                 }
                 Ok(None) if due.is_some_and(|due| due <= Instant::now()) => {
-                    self.check("box", None).await;
+                    listening(every, self.check("box", None), || self.hear()).await;
                     due = (minutes > 0).then(|| Instant::now() + every);
                 }
                 Ok(None) => {}
@@ -331,9 +332,40 @@ impl Updates {
     }
 }
 
+/// Brings a look to its end, and hears recalls meanwhile, so often (0: never): a candidate whose acceptance takes hours
+/// must not keep what runs from being stopped.
+async fn listening<T, H: Future<Output = ()>>(
+    every: Duration,
+    look: impl Future<Output = T>,
+    hear: impl Fn() -> H,
+) -> T {
+    let mut look = std::pin::pin!(look);
+    if every.is_zero() {
+        return look.await;
+    }
+    loop {
+        tokio::select! {
+            said = &mut look => return said,
+            () = tokio::time::sleep(every) => hear().await,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn recalls_are_heard_while_a_look_goes_on() {
+        let (heard, mut at) = watch::channel(0);
+        let hear = || async { heard.send_modify(|count| *count += 1) };
+        // A look that ends only once three were heard.
+        let look = async { at.wait_for(|count| *count >= 3).await.map(|count| *count) };
+        assert!(listening(Duration::from_millis(1), look, hear).await.is_ok_and(|count| count >= 3));
+        let before = *heard.borrow();
+        assert_eq!(listening(Duration::ZERO, async { 7 }, hear).await, 7);
+        assert_eq!(*heard.borrow(), before);
+    }
 
     #[test]
     fn a_model_takes_its_own_versions_only() {

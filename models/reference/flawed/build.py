@@ -53,6 +53,16 @@ def long_output():
                    [constant("many", [500_000_000], np.int64)])
 
 
+def slow_load():
+    """Products of large matrices without an input among them: a runtime computes them while it loads."""
+    chain = [helper.make_node("ConstantOfShape", ["large"], ["m0"],
+                              value=helper.make_tensor("each", TensorProto.FLOAT, [1], [1 / 2048]))]
+    chain += [helper.make_node("MatMul", [f"m{at}", "m0"], [f"m{at + 1}"]) for at in range(400)]
+    return network([*chain, helper.make_node("ReduceMean", ["m400"], ["mean"], keepdims=0),
+                    helper.make_node("Reshape", ["mean", "one"], ["scores"])],
+                   [constant("large", [2048, 2048], np.int64)])
+
+
 def external_data():
     """Weights that lie in another file: here, in the device's own key."""
     elsewhere = onnx.TensorProto(name="elsewhere", data_type=TensorProto.UINT8, dims=[20],
@@ -64,7 +74,8 @@ def external_data():
 
 def main():
     folder = pathlib.Path(sys.argv[1])
-    for name, make in (("endless-loop", endless_loop), ("long-output", long_output), ("external-data", external_data)):
+    for name, make in (("endless-loop", endless_loop), ("long-output", long_output), ("slow-load", slow_load),
+                       ("external-data", external_data)):
         (folder / f"{name}.onnx").write_bytes(make())
 
 

@@ -167,6 +167,7 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
         ("query.retrieve_deadline_seconds", file.query.retrieve_deadline_seconds, 1, 86_400),
         ("query.max_matches", file.query.max_matches as u64, 1, 100_000),
         ("infer.threads", file.infer.threads as u64, 1, 256),
+        ("updates.load_seconds", file.updates.load_seconds, 1, 3600),
         ("deliver.retry_first_seconds", file.deliver.retry_first_seconds, 1, 3600),
         ("deliver.retry_max_seconds", file.deliver.retry_max_seconds, 1, 86_400),
         ("deliver.give_up_hours", file.deliver.give_up_hours, 1, 8760),

@@ -363,7 +363,7 @@ impl Default for Infer {
 
 /// `[updates]`: the signed repository of models (TUF). Nothing of it runs before it is authentic, newer,
 /// meant for this device, inside its change-control plan, and was good enough on this very hardware.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Updates {
     /// The repository's root as it was handed over out of band: `root.json`. It is what all trust begins
@@ -375,6 +375,15 @@ pub struct Updates {
     pub mirror: Option<Mirror>,
     /// Minutes between two looks at the repository. 0 looks only when `lightbox models check` asks for it.
     pub check_minutes: u64,
+    /// Longest time that a new version's network may take to load, in seconds. It is loaded in a process of its own
+    /// first, as a runtime cannot be stopped while it loads; one that takes longer is refused.
+    pub load_seconds: u64,
+}
+
+impl Default for Updates {
+    fn default() -> Self {
+        Updates { root: None, repository: None, mirror: None, check_minutes: 0, load_seconds: 120 }
+    }
 }
 
 /// `[updates.mirror]`: an HTTPS server that offers the repository's files as they are.
