@@ -6,6 +6,8 @@ import re
 import shutil
 import struct
 import subprocess
+import uuid
+import zlib
 
 from . import disk, initrd, lock, root, trees
 from .build import Build, root_hash_of, sha256
@@ -231,6 +233,28 @@ def section(path, name):
             size, _, _, offset = struct.unpack_from("<IIII", data, at + 8)
             return data[offset:offset + size]
     raise Failed(f"{path.name} has no section {name}")
+
+
+def root_of(path):
+    """Where each partition of a disk begins, by PARTUUID: from the first copy of the table, or from the one at the end
+    where the first is damaged, as firmware and a kernel with `gpt` on its command line do."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for at in (SECTOR, size - SECTOR):
+            file.seek(at)
+            header = bytearray(file.read(SECTOR))
+            if header[:8] != b"EFI PART":
+                continue
+            length, crc = struct.unpack_from("<I", header, 12)[0], struct.unpack_from("<I", header, 16)[0]
+            header[16:20] = bytes(4)
+            first, count, each = struct.unpack_from("<QII", header, 72)
+            file.seek(first * SECTOR)
+            entries = file.read(count * each)
+            if zlib.crc32(header[:length]) == crc and zlib.crc32(entries) == struct.unpack_from("<I", header, 88)[0]:
+                rows = [entries[row:row + each] for row in range(0, count * each, each)]
+                return {str(uuid.UUID(bytes_le=row[16:32])): struct.unpack_from("<Q", row, 32)[0] * SECTOR
+                        for row in rows if any(row[:16])}
+    raise Failed(f"{path.name} has no partition table that is whole")
 
 
 def flip(path, at):

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use super::SiteArg;
 use super::print::plain;
 use crate::clock::SystemClock;
+use crate::store::ledger::fits;
 use crate::store::ledger::{Ledger, open_reader};
 use crate::store::replay::By;
 use crate::store::schema::MIGRATIONS;
@@ -44,7 +45,7 @@ impl Place {
         let version: u32 = reader.pragma_query_value(None, "user_version", |row| row.get(0))?;
         // Opening a ledger for writing migrates it. Under a running daemon of an older release
         // that would change the tables it works on, so it is the daemon's alone to do.
-        if version as usize != MIGRATIONS.len() {
+        if (version as usize) < MIGRATIONS.len() || fits(&reader).is_err() {
             bail!(
                 "the ledger has schema version {version}, this program knows {}: use the `lightbox` of the release that runs",
                 MIGRATIONS.len()

@@ -177,6 +177,11 @@ pub struct Signing {
 }
 
 impl Signing {
+    /// Whether nothing is published yet.
+    pub fn is_proposal(&self) -> bool {
+        self.propose.is_some()
+    }
+
     /// Publishes a change, or proposes it.
     pub fn publish(&self, change: &Change, what: &str) -> anyhow::Result<()> {
         let ring = KeyRing::open(&self.key)?;
