@@ -36,6 +36,8 @@ class Boot:
 
     def __init__(self, binary=None):
         self.build = Build(FLAVOUR, binary=binary)
+        if binary:
+            self.build.run()
         self.summary = self.build.facts()
         self.tools = trees.tools()
         self.keys = Keys(self.tools)
@@ -322,8 +324,6 @@ def run(only=None, binary=None):
     """The checks whose names contain `only`, or all; yields the failed ones' names."""
     rows = Rows("test.json")
     boot = Boot(binary)
-    if binary:
-        boot.build.run()
     updates = Updates(boot)
     checks = [(name, lambda check=check: check(boot)) for name, check in CHECKS]
     checks += [(name, lambda check=check: check(updates)) for name, check in UPDATES]

@@ -12,6 +12,7 @@ import zlib
 from . import disk, initrd, lock, root, trees
 from .build import Build, root_hash_of, sha256
 from .keys import Keys
+from .machine import wait_until
 from .place import HERE, OUT, Failed, fresh, recipe
 from .rows import Rows, expect
 
@@ -43,6 +44,7 @@ class Fast:
         rows.check("the daemon's sandbox", self.sandbox)
         rows.check("the box partitions itself as meant", self.repart)
         rows.check("initrd, verity and UKI are the same when made again", self.again)
+        rows.check("the anti-rollback floor, on an emulated TPM", self.floor)
         rows.check("the lock holds what is asked for", self.lock)
         shutil.rmtree(self.work)
 
@@ -154,7 +156,7 @@ class Fast:
     def units(self):
         """systemd's own check of our units, in the root."""
         folder = self.unpacked()
-        ours = sorted(path.name for path in (folder / "usr/lib/systemd/system").glob("lightbox*") if path.suffix in (".service", ".timer"))
+        ours = sorted(path.name for path in (folder / "usr/lib/systemd/system").glob("lightbox*") if path.suffix in (".service", ".timer", ".path"))
         expect(len(ours) >= 6, "our units are missing")
         done = self.tools.run("systemd-analyze", "verify", f"--root={folder}", "--man=no", "--recursive-errors=no", *ours,
                               check=False)
@@ -207,6 +209,40 @@ class Fast:
                       folder / "usr/lib/os-release", self.summary["command_line"], self.keys, uki)
         expect(sha256(uki) == self.summary["digests"]["unsigned_uki"], "the UKI differs")
         return "bit-identical"
+
+    def floor(self):
+        """The program that the initrd runs: an older image is refused, and so is data without a floor."""
+        program = self.build.binary.parent / root.FLOOR
+        state, empty, disk_with_data = (fresh(self.work / name) for name in ("tpm", "class", "class-with-data"))
+        (disk_with_data / "vda6").mkdir()
+        (disk_with_data / "vda6/uevent").write_text("DEVNAME=vda6\nPARTNAME=data\n")
+        entries = fresh(self.work / "esp") / "EFI/Linux"
+        entries.mkdir(parents=True)
+        shutil.copyfile(self.build.uki, entries / self.summary["entry"])
+        sock = self.work / "tpm.sock"
+        emulator = subprocess.Popen(
+            self.tools.command("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--server", f"type=unixio,path={sock}",
+                               "--flags", "not-need-init,startup-clear"),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        def ask(verb, number, blocks):
+            names = self.work / "os-release"
+            names.write_text(f"LIGHTBOX_ROLLBACK={number}\n")
+            more = ["--os-release", names, "--class", blocks] if verb == "check" else ["--esp", entries.parent.parent]
+            return self.tools.run(program, verb, "--tpm", f"unix:{sock}", "--note", self.work / "note", *more, check=False)
+
+        try:
+            wait_until(sock.exists, 20, "the TPM's socket")
+            steps = [("check", 1, disk_with_data, "REFUSED: this machine has data"), ("check", 1, empty, "floor 0"),
+                     ("raise", 1, empty, "owner password is set"), ("check", 0, disk_with_data, "starts none below"),
+                     ("check", recipe()["rollback"], disk_with_data, "may start"), ("raise", 1, empty, "floor")]
+            for verb, number, blocks, wanted in steps:
+                said = ask(verb, number, blocks).stdout.strip()
+                expect(wanted in said, f"{verb} of number {number} says '{said}' instead of '{wanted}'")
+        finally:
+            emulator.terminate()
+            emulator.wait()
+        return f"{len(steps)} steps; {said}"
 
     def lock(self):
         """Every package of image.toml is in the lock, once."""

@@ -301,6 +301,9 @@ impl SystemUpdates {
     }
 
     async fn fetch(&self, one: &system::Version) -> Result<(), LedgerError> {
+        if !blessed(self.here.version) {
+            return self.note(one, "waits until the running image has passed its health gate".into()).await;
+        }
         let (source, root) = match (self.source(), self.root()) {
             (Ok(source), Ok(root)) => (source, root),
             (Err(failed), _) | (_, Err(failed)) => {
