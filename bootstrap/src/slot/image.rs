@@ -11,6 +11,9 @@ use super::{SlotError, failed};
 /// Bytes that are handled at once.
 pub(super) const CHUNK: usize = 1 << 20;
 
+/// Takes a file's bytes piece by piece, with the place where each begins.
+pub(super) type Piece<'a> = &'a mut dyn FnMut(&[u8], u64) -> Result<(), SlotError>;
+
 /// A file and what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Digested {
@@ -25,10 +28,7 @@ pub struct Digested {
 impl Digested {
     /// Hands over the file's bytes piece by piece; an error if they are not those that were signed. What was handed
     /// over before that must not be believed.
-    pub(super) fn each(
-        &self,
-        piece: &mut dyn FnMut(&[u8], u64) -> Result<(), SlotError>,
-    ) -> Result<(), SlotError> {
+    pub(super) fn each(&self, piece: Piece<'_>) -> Result<(), SlotError> {
         let mut file = File::open(&self.path).map_err(failed(self.path.display(), "opening"))?;
         let (mut hasher, mut at, mut chunk) = (Sha256::new(), 0, vec![0; CHUNK]);
         loop {
