@@ -18,7 +18,7 @@ demo *ARGS: parts build
 [positional-arguments]
 test *ARGS: parts peers
     cargo build --workspace --all-targets
-    @echo "test: SKIPPED, being slow: the long crash test (./justw soak), 120 s of abuse (./justw abuse), 200 power cuts (./justw power-cut), packing 2 GB (cargo nextest run -p lightbox-models --run-ignored all), fuzzing (./justw fuzz-ci; not part of .ci/run yet)"
+    @echo "test: SKIPPED, being slow: the long crash tests (./justw soak, ./justw model-soak), 120 s of abuse (./justw abuse), 200 power cuts (./justw power-cut), packing 2 GB (cargo nextest run -p lightbox-models --run-ignored all), fuzzing (./justw fuzz-ci; not part of .ci/run yet)"
     cargo nextest run --workspace --no-fail-fast "$@"
     cargo nextest run -p lightbox-models --features pkcs11 --test token
 
@@ -56,6 +56,11 @@ generate: build
 soak KILLS="200" SEED="": parts peers
     cargo build --workspace --all-targets
     LIGHTBOX_KILLS={{ KILLS }} LIGHTBOX_SEED={{ SEED }} cargo nextest run -p lightbox-tests --test crash --no-capture --profile soak
+
+# SLOW, by hand: KILLS kills while versions of a model are installed, switched and rolled back (6 in the ordinary tests).
+model-soak KILLS="100" SEED="": parts peers
+    cargo build --workspace --all-targets
+    LIGHTBOX_KILLS={{ KILLS }} LIGHTBOX_SEED={{ SEED }} cargo nextest run -p lightbox-tests --test model_crash --no-capture --profile soak
 
 # SLOW, by hand: 64 bad associations at once for SECONDS; then nothing has leaked and nothing is lost.
 abuse SECONDS="120": parts peers

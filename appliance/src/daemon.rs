@@ -360,7 +360,7 @@ impl Daemon {
         {
             tasks.spawn(updates.monitors().run(stopped.clone()));
             tasks.spawn(updates.shadow(&store.objects, busy.subscribe()).run(stopped.clone()));
-            let updates = updates.with_mirror(&live);
+            let updates = updates.giving_way_to(busy.subscribe()).with_mirror(&live);
             tasks.spawn(updates.run(stopped.clone()));
         }
         if let Some(updates) = SystemUpdates::of_site(&site, &store.ledger, &clock, &places, &live) {

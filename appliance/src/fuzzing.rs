@@ -3,14 +3,16 @@
 //! They stand here and not with the fuzzer because the tests run them too, on the seeds and on every input
 //! that once broke a parser. Nothing of this is compiled into the product.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::path::Path;
 use std::time::Duration;
 
 use lightbox_models::acceptance::{SetReader, seal};
 use lightbox_models::golden::Expected;
+use lightbox_models::network::NetworkError;
 use lightbox_models::plan::{self, Plan};
 use lightbox_models::publish::Proposal;
+use lightbox_models::recall::Notice;
 use lightbox_models::{Manifest, pack};
 use lightbox_provisioning::site::{Orders, Site};
 use sha2::{Digest as _, Sha256};
@@ -35,7 +37,7 @@ use crate::web::multipart::{Event, Malformed, MediaType, Reader};
 pub type Target = fn(&[u8]);
 
 /// Every target: its name, and what runs.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("acceptance_set", acceptance_set),
     ("association", association),
     ("bundle", bundle),
@@ -49,6 +51,7 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("image", image),
     ("mllp", mllp),
     ("multipart", multipart),
+    ("network", network),
     ("plan", plan),
     ("sealed", sealed),
     ("segment", segment),
@@ -265,9 +268,27 @@ pub fn acceptance_set(bytes: &[u8]) {
     assert!(sum <= bytes.len());
 }
 
+/// A network: walked to its end or refused, alike whether it comes whole or byte by byte.
+pub fn network(bytes: &[u8]) {
+    struct Slow<'a>(&'a [u8]);
+    impl Read for Slow<'_> {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            let one = into.len().min(1);
+            self.0.read(&mut into[..one])
+        }
+    }
+    let clause =
+        |found: Result<(), NetworkError>| found.err().map(|error| (error.clause(), error.to_string()));
+    let slowly = lightbox_models::network::examine(&mut Slow(bytes));
+    assert_eq!(clause(lightbox_models::network::check(bytes)), clause(slowly));
+}
+
 /// A change-control plan: refused with all its problems, or taken and ruled by. A proposal that key
-/// holders hand on, too.
+/// holders hand on, and a recall notice, too.
 pub fn plan(bytes: &[u8]) {
+    if let Ok(notice) = Notice::read(Path::new("notice.toml"), bytes) {
+        assert!(notice.digests.iter().all(|digest| notice.names(digest, None)));
+    }
     if let Ok(proposal) = Proposal::read(bytes) {
         let _ = proposal.to_json();
     }

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lightbox::cli::{
-    audit, boot, bundle, commitments, conformance, demo, health, keys, models, orders, peers, phantom, plan,
-    query, queue, repository, rules, send, serve, site, studies, system,
+    acceptance_set, audit, boot, bundle, commitments, conformance, demo, health, keys, models, orders, peers,
+    phantom, plan, query, queue, quiet, recall, repository, rules, send, serve, site, studies, system,
 };
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
@@ -45,14 +45,21 @@ enum Verb {
     Send(send::Args),
     Phantom(phantom::Args),
     Bundle(bundle::Args),
+    AcceptanceSet(acceptance_set::Args),
     Plan(plan::Args),
     Repository(repository::Args),
+    Recall(recall::Args),
     Keys(keys::Args),
     Conformance(conformance::Args),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().verb {
+    let verb = Cli::parse().verb;
+    // The daemon is nobody's pipe: it goes on.
+    if !matches!(verb, Verb::Serve(_)) {
+        quiet::end_with_the_reader();
+    }
+    let result = match verb {
         Verb::Demo(args) => args.run(),
         Verb::Serve(args) => args.run(),
         Verb::Site(args) => args.run(),
@@ -71,13 +78,16 @@ fn main() -> ExitCode {
         Verb::Send(args) => args.run(),
         Verb::Phantom(args) => args.run(),
         Verb::Bundle(args) => args.run(),
+        Verb::AcceptanceSet(args) => args.run(),
         Verb::Plan(args) => args.run(),
         Verb::Repository(args) => args.run(),
+        Verb::Recall(args) => args.run(),
         Verb::Keys(args) => args.run(),
         Verb::Conformance(args) => args.run(),
     };
     match result {
         Ok(code) => code,
+        Err(error) if quiet::is_the_reader_gone(&error) => ExitCode::from(quiet::EXIT_READER_GONE),
         Err(error) => {
             eprintln!("lightbox: {}", serve::explain(&error));
             let bad_site = error.chain().any(|cause| {

@@ -10,8 +10,10 @@ use sha2::{Digest, Sha256};
 use crate::contents;
 use crate::golden::Expected;
 use crate::manifest::{
-    File as Listed, Golden, Label, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, Precision,
+    File as Listed, Golden, Label, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, Precision, Role, is_inside,
 };
+use crate::network::{self, NetworkError};
+use crate::plain;
 use crate::problem::Problem;
 
 /// Most entries that a bundle's folder may have, all levels together.
@@ -76,6 +78,14 @@ pub enum BundleError {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// The network would have the runtime read other files, or is none.
+    #[error("{}: {problem}", path.display())]
+    Network {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: NetworkError,
+    },
     /// The manifest lists no such file.
     #[error("{}: the manifest lists no {role}; remedy: ask for what the manifest lists", folder.display())]
     Absent {
@@ -98,6 +108,7 @@ impl BundleError {
             BundleError::Digest { .. } => "bundle-digest",
             BundleError::Size { .. } => "bundle-size",
             BundleError::Contents { .. } => "bundle-contents",
+            BundleError::Network { problem, .. } => problem.clause(),
             BundleError::Absent { .. } => "bundle-absent",
         }
     }
@@ -154,7 +165,9 @@ impl Bundle {
             }),
         };
         let Ok(Some(text)) = text else { return vec![first] };
-        let (problems, files) = crate::check::problems(&path, &text);
+        let (problems, mut files) = crate::check::problems(&path, &text);
+        // A path that leads out of the folder is told, and not followed.
+        files.retain(|file| is_inside(&file.path));
         let mut found: Vec<BundleError> =
             problems.into_iter().map(|problem| BundleError::Manifest(Box::new(problem))).collect();
         found.extend(unlisted(folder, &files));
@@ -254,7 +267,8 @@ pub(crate) fn digest(manifest_bytes: &[u8], manifest: &Manifest) -> String {
 
 /// Compares a file with the manifest; what is parsed is parsed from the very bytes that were hashed.
 fn check_file(folder: &Path, manifest: Option<&Manifest>, file: &Listed) -> Result<(), BundleError> {
-    let path = folder.join(&file.path);
+    let path =
+        plain::below(folder, &file.path).map_err(|_| BundleError::NotPlain(folder.join(&file.path)))?;
     if let (true, Some(manifest)) = (contents::is_parsed(file.role), manifest) {
         let bytes = read_whole(&path, file)?;
         return contents::check(manifest, file, &bytes).map_err(|(problem, remedy)| BundleError::Contents {
@@ -263,21 +277,37 @@ fn check_file(folder: &Path, manifest: Option<&Manifest>, file: &Listed) -> Resu
             remedy,
         });
     }
+    let mut input = Hashed::new(open_plain(&path)?.take(file.size.saturating_add(1)));
+    let walked = match file.role {
+        Role::Network | Role::NetworkFp16 => network::examine(&mut input),
+        _ => Ok(()),
+    };
     let read = |source| BundleError::Read { path: path.clone(), source };
-    let mut input = open_plain(&path)?.take(file.size.saturating_add(1));
-    let mut hasher = Sha256::new();
-    let mut chunk = vec![0; 1 << 16];
-    let mut found = 0;
-    loop {
-        match input.read(&mut chunk).map_err(read)? {
-            0 => break,
-            count => {
-                hasher.update(&chunk[..count]);
-                found += count as u64;
-            }
-        }
+    io::copy(&mut input, &mut io::sink()).map_err(read)?;
+    compare(path.clone(), file, input.length, &hex(&input.hasher.finalize()))?;
+    walked.map_err(|problem| BundleError::Network { path, problem })
+}
+
+/// Hashes what is read through it.
+struct Hashed<R> {
+    input: R,
+    hasher: Sha256,
+    length: u64,
+}
+
+impl<R> Hashed<R> {
+    fn new(input: R) -> Self {
+        Hashed { input, hasher: Sha256::new(), length: 0 }
     }
-    compare(path, file, found, &hex(&hasher.finalize()))
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(into)?;
+        self.hasher.update(&into[..count]);
+        self.length += count as u64;
+        Ok(count)
+    }
 }
 
 fn read_whole(path: &Path, file: &Listed) -> Result<Vec<u8>, BundleError> {
@@ -301,11 +331,10 @@ fn compare(path: PathBuf, file: &Listed, size: u64, sha256: &str) -> Result<(), 
 }
 
 fn open_plain(path: &Path) -> Result<File, BundleError> {
-    let read = |source| BundleError::Read { path: path.to_owned(), source };
-    if !fs::symlink_metadata(path).map_err(read)?.is_file() {
-        return Err(BundleError::NotPlain(path.to_owned()));
-    }
-    File::open(path).map_err(read)
+    plain::open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidInput => BundleError::NotPlain(path.to_owned()),
+        _ => BundleError::Read { path: path.to_owned(), source },
+    })
 }
 
 /// Walks the folder: every entry is a listed plain file, or a plain folder on the way to one.

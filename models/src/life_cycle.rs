@@ -203,15 +203,20 @@ pub struct Facts {
     pub shadow_studies: u32,
 }
 
-/// How many different people are named; case and surrounding spaces make no other person, and an
-/// empty name is nobody.
+/// How many different people are named; case, spaces, punctuation and marks that nobody sees make no other person,
+/// and a name without a letter or digit is nobody.
 pub fn people<S: AsRef<str>>(names: &[S]) -> usize {
     names
         .iter()
-        .map(|name| name.as_ref().trim().to_lowercase())
+        .map(|name| person(name.as_ref()))
         .filter(|name| !name.is_empty())
         .collect::<BTreeSet<_>>()
         .len()
+}
+
+/// A name as people are told apart by.
+pub fn person(name: &str) -> String {
+    name.chars().filter(|letter| letter.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
 /// Why an event was refused. Nothing has changed.

@@ -40,7 +40,7 @@ pub(crate) fn line_at(text: &str, offset: usize) -> usize {
 
 /// The line of a dotted key such as `label[1].reported_min` in a TOML text; of the nearest table
 /// above it where the key itself is absent.
-pub(crate) fn line_of(text: &str, key: &str) -> Option<usize> {
+pub fn line_of(text: &str, key: &str) -> Option<usize> {
     let document = toml::de::DeTable::parse(text).ok()?;
     let mut table = Some(document.get_ref());
     let mut offset = None;

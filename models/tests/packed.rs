@@ -47,15 +47,21 @@ fn packs_to_the_same_bytes_and_unpacks_to_the_same_bundle() {
 fn bundle_of(size: u64, folder: &Path) {
     forge::copy_folder(&forge::reference(), folder);
     let network = folder.join("model.onnx");
-    let (listed, length) = {
-        let bytes = fs::read(&network).unwrap();
-        (forge::sha256_hex(&bytes), bytes.len())
-    };
-    File::create(&network).unwrap().set_len(size).unwrap();
+    let mut bytes = fs::read(&network).unwrap();
+    let (listed, length) = (forge::sha256_hex(&bytes), bytes.len());
+    // ONNX still: the rest is the model's doc_string, field 6.
+    let mut rest = size - length as u64 - 6;
+    bytes.push(6 << 3 | 2);
+    bytes.extend((0..5).map(|at| (rest >> (7 * at)) as u8 & 0x7f | if at < 4 { 0x80 } else { 0 }));
+    fs::write(&network, &bytes).unwrap();
+    File::options().write(true).open(&network).unwrap().set_len(size).unwrap();
     let mut hasher = Sha256::new();
+    hasher.update(&bytes);
     let zeros = vec![0; 1 << 20];
-    for _ in 0..size >> 20 {
-        hasher.update(&zeros);
+    while rest > 0 {
+        let now = rest.min(1 << 20);
+        hasher.update(&zeros[..now as usize]);
+        rest -= now;
     }
     let sha256: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     let sbom = fs::read_to_string(folder.join("sbom.json")).unwrap();

@@ -112,6 +112,7 @@ async fn two_people_sign_one_after_the_other_and_a_box_accepts_it() {
     assert_eq!(fixture.targets().await, Vec::<String>::new(), "a proposal changes nothing that a box reads");
     let [message] = proposal.messages() else { panic!("one role is to be signed") };
     assert_eq!((message.keys.len(), message.signatures.len()), (2, 1));
+    assert_eq!(message.role, "vendor-acme", "the text itself names no role");
     assert!(message.text.contains("vendors/acme/x-1.lightbox"));
 
     let early = fixture.complete(&proposal, &["online"]).unwrap_err();

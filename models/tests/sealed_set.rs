@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use lightbox_models::acceptance::seal::{Recipient, open, seal};
+use lightbox_models::acceptance::seal::{Recipient, open, seal, seal_set};
 use lightbox_models::metrics::SplitMix64;
 
 const SECRET: [u8; 32] = *b"a secret of this test, 32 bytes.";
@@ -58,5 +58,15 @@ fn what_either_seals_the_other_opens() {
         })
         .unwrap();
         assert!(rage("pyrage.decrypt(data, [identity])", &ours) == plain, "{length} bytes sealed here");
+
+        // The stanza that names a set is passed over, as the format asks.
+        let mut named = Vec::new();
+        let digest = "ab".repeat(32);
+        seal_set(&digest, plain.as_slice(), &mut named, &[Recipient::of(&SECRET).unwrap()], |bytes| {
+            bytes.fill_with(|| random.next_u64() as u8);
+            Ok(())
+        })
+        .unwrap();
+        assert!(rage("pyrage.decrypt(data, [identity])", &named) == plain, "{length} bytes of a named set");
     }
 }

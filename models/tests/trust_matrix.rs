@@ -10,8 +10,12 @@ use std::sync::Arc;
 
 use forge::{DAY, Forge, NOW};
 use lightbox_models::pack::{PackError, check};
-use lightbox_models::publish::{Change, Holders, Lifetimes, Publisher, Signer};
-use lightbox_models::trust::{Clause, Delegate, Folder, Known, Override, Refusal, Verified, verify};
+use lightbox_models::publish::{Change, FileKey, Holders, Lifetimes, Publisher, Signer};
+use lightbox_models::recall::Notice;
+use lightbox_models::trust::{
+    Clause, Delegate, Folder, Known, Override, Refusal, Target, Verified, examine, is_of_another_publisher,
+    verify,
+};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -138,6 +142,30 @@ async fn frozen_timestamp() {
     forge.sign_with("timestamp", &[]);
     let refusal = verify_at(&forge, &seen, NOW, Some(&exception)).await.unwrap_err();
     assert_eq!(refusal.clause, Clause::Unsigned);
+}
+
+#[tokio::test]
+async fn expired_and_still_heard_for_what_it_recalls() {
+    let forge = Forge::new();
+    let old = forge.copy();
+    forge.publish(&Change { renew: ["safety".to_owned()].into(), ..Change::default() });
+    let examine_at = async |forge: &Forge, known: &Known, at: i64| {
+        let now = OffsetDateTime::from_unix_timestamp(at).unwrap();
+        examine(Arc::new(Folder::new(forge.path())), &forge.trusted_root, known, now).await
+    };
+    let late = examine_at(&forge, &Known::FirstUse, NOW + 4000 * DAY).await.unwrap();
+    let notices: Vec<Target> = late.recalls().cloned().collect();
+    assert_eq!(
+        notices.iter().map(|notice| notice.name.as_str()).collect::<Vec<_>>(),
+        ["recalls/acme/notice.toml"]
+    );
+    let text = late.read_recall(&notices[0], 1 << 20).await.unwrap();
+    assert_eq!(Notice::read(Path::new("notice"), &text).unwrap().model, "x");
+    assert_eq!(late.accept(None).unwrap_err().clause, Clause::TimestampFrozen, "nothing is installed");
+    // Older than what was seen, it is not heard: there a notice would stand that was withdrawn since.
+    let seen = remember(&first(&forge).await.unwrap());
+    let refusal = examine_at(&old, &seen, NOW + 4000 * DAY).await.unwrap_err();
+    assert_eq!(refusal.clause, Clause::VersionRolledBack);
 }
 
 #[tokio::test]
@@ -427,6 +455,135 @@ async fn key_of_another_kind() {
     let root = fs::read(forge.metadata("1.root.json")).unwrap();
     let forge = forge.trusting(root);
     assert_eq!(clause(&forge).await, Clause::KeyType);
+}
+
+/// The same key with a field more, and so under another identifier.
+fn disguised(key: &FileKey, inside: bool) -> Value {
+    let mut named = forge::public(key);
+    let at = if inside { &mut named["keyval"] } else { &mut named };
+    at["x"] = json!("1");
+    named
+}
+
+#[tokio::test]
+async fn release_key_under_another_name() {
+    for inside in [false, true] {
+        let forge = Forge::new();
+        let release = forge.keys_of("vendor-acme")[0].clone();
+        let named = disguised(&release, inside);
+        let id = forge::key_id(&named);
+        assert_ne!(id, forge::key_id(&forge::public(&release)));
+        forge.edit_file(&forge.file_of("targets"), &forge.keys_of("targets"), |signed| {
+            signed["delegations"]["keys"][&id] = named.clone();
+            let roles = signed["delegations"]["roles"].as_array_mut().unwrap();
+            let regulatory = roles.iter_mut().find(|role| role["name"] == "regulatory").unwrap();
+            regulatory["keyids"] = json!([id]);
+            regulatory["threshold"] = json!(1);
+        });
+        forge.edit_file_as(&forge.file_of("regulatory"), &[(release, id.clone())], |_| {});
+        forge.repin_but("");
+        assert_eq!(clause(&forge).await, Clause::PlanSignedByReleaseKey);
+        // Nor does the other name hide who signed, where the role has another key.
+        forge.edit_file(&forge.file_of("targets"), &forge.keys_of("targets"), |signed| {
+            let stranger = forge::public(&forge.key("stranger"));
+            let id = forge::key_id(&stranger);
+            signed["delegations"]["keys"][&id] = stranger;
+            let roles = signed["delegations"]["roles"].as_array_mut().unwrap();
+            roles.iter_mut().find(|role| role["name"] == "regulatory").unwrap()["keyids"] = json!([id]);
+        });
+        forge.repin_but("");
+        assert_eq!(clause(&forge).await, Clause::PlanSignedByReleaseKey);
+    }
+}
+
+#[tokio::test]
+async fn one_key_as_two() {
+    // Of a delegated role.
+    let forge = Forge::new();
+    let key = forge.keys_of("safety")[0].clone();
+    let (own, named) = (forge::key_id(&forge::public(&key)), disguised(&key, false));
+    let id = forge::key_id(&named);
+    forge.edit_file(&forge.file_of("targets"), &forge.keys_of("targets"), |signed| {
+        signed["delegations"]["keys"][&id] = named.clone();
+        let roles = signed["delegations"]["roles"].as_array_mut().unwrap();
+        let safety = roles.iter_mut().find(|role| role["name"] == "safety").unwrap();
+        (safety["keyids"], safety["threshold"]) = (json!([own, id]), json!(2));
+    });
+    let both = [(key.clone(), own), (key, id)];
+    forge.edit_file_as(&forge.file_of("safety"), &both, |_| {});
+    forge.repin_but("");
+    assert_eq!(clause(&forge).await, Clause::KeyRepeated);
+    // Of the root's own roles.
+    let forge = Forge::new();
+    let key = forge.keys_of("timestamp")[0].clone();
+    let (own, named) = (forge::key_id(&forge::public(&key)), disguised(&key, true));
+    let id = forge::key_id(&named);
+    forge.edit_file("1.root.json", &forge.keys_of("root"), |signed| {
+        signed["keys"][&id] = named.clone();
+        signed["roles"]["timestamp"] = json!({ "keyids": [own, id], "threshold": 2 });
+    });
+    forge.edit_file_as("timestamp.json", &[(key.clone(), own), (key, id)], |_| {});
+    let root = fs::read(forge.metadata("1.root.json")).unwrap();
+    assert_eq!(clause(&forge.trusting(root)).await, Clause::KeyRepeated);
+}
+
+#[tokio::test]
+async fn key_with_more_than_its_value() {
+    for inside in [false, true] {
+        let forge = Forge::new();
+        forge.edit_file("1.root.json", &forge.keys_of("root"), |signed| {
+            let named = disguised(&forge.key("stranger"), inside);
+            let id = forge::key_id(&named);
+            signed["keys"][id] = named;
+        });
+        let root = fs::read(forge.metadata("1.root.json")).unwrap();
+        assert_eq!(clause(&forge.trusting(root)).await, Clause::KeyForm);
+    }
+}
+
+#[tokio::test]
+async fn timestamp_written_otherwise_under_the_same_signatures() {
+    let forge = Forge::new();
+    let recoded = forge.copy();
+    let path = recoded.metadata("timestamp.json");
+    let mut document: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let id = document["signatures"][0]["keyid"].as_str().unwrap().to_uppercase();
+    document["signatures"][0]["keyid"] = json!(id);
+    fs::write(&path, document.to_string()).unwrap();
+    let (sound, other) = (first(&forge).await.unwrap(), first(&recoded).await.unwrap());
+    verify_at(&forge, &remember(&other), NOW, None).await.unwrap();
+    verify_at(&recoded, &remember(&sound), NOW, None).await.unwrap();
+
+    // A record of before: by the bytes of whichever file was seen. No false alarm, and no open door.
+    for seen in [&forge, &recoded] {
+        let mut old: Value = serde_json::from_str(&sound.seen().to_json()).unwrap();
+        old["schema"] = json!(1);
+        let bytes = fs::read(seen.metadata("timestamp.json")).unwrap();
+        old["roles"]["timestamp"]["sha256"] = json!(forge::sha256_hex(&bytes));
+        let known = Known::read(Some(&old.to_string()), true).unwrap();
+        for shown in [&forge, &recoded] {
+            let verified = verify_at(shown, &known, NOW, None).await.unwrap();
+            assert_eq!(verified.seen(), sound.seen(), "it is kept as records are now");
+        }
+        let reused = forge.copy();
+        reused.edit("regulatory", |signed| signed["expires"] = json!("2027-01-02T00:00:00Z"));
+        let refusal = verify_at(&reused, &known, NOW, None).await.unwrap_err();
+        assert_eq!(refusal.clause, Clause::VersionReused);
+    }
+}
+
+#[tokio::test]
+async fn root_of_another_publisher() {
+    let forge = Forge::new();
+    let verified = first(&forge).await.unwrap();
+    let other = Forge::new();
+    let refusal = verify_at(&other, &remember(&verified), NOW, None).await.unwrap_err();
+    assert_eq!(refusal.clause, Clause::RootReplaced);
+    assert!(is_of_another_publisher(&other.trusted_root, verified.seen()).unwrap());
+    assert!(!is_of_another_publisher(&forge.trusted_root, verified.seen()).unwrap());
+    // The same root written otherwise is the same.
+    let spaced = [&forge.trusted_root[..], b"\n"].concat();
+    verify_at(&forge.trusting(spaced), &remember(&verified), NOW, None).await.unwrap();
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use lightbox_models::pack::pack;
 use lightbox_models::plan::{io_schema_digest, text_digest};
 use lightbox_models::publish::{Addition, Change, Design, FileKey, Holders, Lifetimes, Publisher, Signer};
 use lightbox_models::trust::Delegate;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
@@ -83,6 +84,12 @@ impl Vendor {
     /// Puts files into the repository.
     #[track_caller]
     pub fn publish(&self, files: &[(&str, &str, &Path)]) {
+        self.publish_at(files, now());
+    }
+
+    /// The same, with metadata whose dates count from this time.
+    #[track_caller]
+    pub fn publish_at(&self, files: &[(&str, &str, &Path)], at: OffsetDateTime) {
         let add = files.iter().map(|(name, role, file)| Addition {
             name: (*name).to_owned(),
             by: role.parse().expect("a role"),
@@ -92,13 +99,75 @@ impl Vendor {
         let change = Change { add: add.collect(), ..Change::default() };
         let mut publisher = Publisher::open(&self.repository()).expect("opened");
         publisher
-            .publish(&change, &Lifetimes::default(), now(), &self.signers(), &mut |_, _| {})
+            .publish(&change, &Lifetimes::default(), at, &self.signers(), &mut |_, _| {})
             .expect("published");
+    }
+
+    /// Publishes a file as it is, past the publisher's own checks: what somebody with the right keys and other tools
+    /// can do.
+    #[track_caller]
+    pub fn slip_in(&self, name: &str, role: &str, contents: &[u8]) {
+        let sha256 = hex(&Sha256::digest(contents));
+        let (folder, file) = name.rsplit_once('/').expect("below a folder");
+        let folder = self.repository().join("targets").join(folder);
+        fs::create_dir_all(&folder).expect("made");
+        fs::write(folder.join(format!("{sha256}.{file}")), contents).expect("written");
+        let described = json!({ "length": contents.len(), "hashes": { "sha256": sha256 } });
+        let pin = self.sign(role, |signed| signed["targets"][name] = described);
+        let pin = self.sign("snapshot", |signed| signed["meta"][format!("{role}.json")] = pin);
+        self.sign("timestamp", |signed| signed["meta"]["snapshot.json"] = pin);
+    }
+
+    /// Where a target's file lies.
+    #[track_caller]
+    pub fn target(&self, name: &str) -> PathBuf {
+        let (folder, file) = name.rsplit_once('/').expect("below a folder");
+        let files = fs::read_dir(self.repository().join("targets").join(folder)).expect("a folder");
+        let found = files.map(|entry| entry.expect("an entry").path());
+        let mut found = found.filter(|path| path.to_string_lossy().ends_with(&format!(".{file}")));
+        let one = found.next().expect("the target's file");
+        assert!(found.next().is_none(), "two files of {name}");
+        one
+    }
+
+    /// Signs the next version of a role's newest metadata, and yields how it is pinned.
+    fn sign(&self, role: &str, edit: impl FnOnce(&mut Value)) -> Value {
+        let folder = self.repository().join("metadata");
+        let versions = fs::read_dir(&folder).expect("metadata").filter_map(|entry| {
+            let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+            name.strip_suffix(&format!(".{role}.json"))?.parse::<u64>().ok()
+        });
+        let newest = versions.max().map_or(String::new(), |version| format!("{version}."));
+        let text = fs::read(folder.join(format!("{newest}{role}.json"))).expect("metadata");
+        let mut document: Value = serde_json::from_slice(&text).expect("JSON");
+        let version = document["signed"]["version"].as_u64().expect("a version") + 1;
+        document["signed"]["version"] = json!(version);
+        edit(&mut document["signed"]);
+        let at = ROLES.iter().position(|known| *known == role).expect("a role");
+        let sig = self.keys[at].sign(&canonical(&document["signed"])).expect("signed");
+        document["signatures"][0]["sig"] = json!(hex(&sig));
+        let bytes = document.to_string().into_bytes();
+        let name = if role == "timestamp" { String::new() } else { format!("{version}.") };
+        fs::write(folder.join(format!("{name}{role}.json")), &bytes).expect("written");
+        json!({ "version": version, "length": bytes.len(), "hashes": { "sha256": hex(&Sha256::digest(&bytes)) } })
     }
 
     /// A version of the phantom detector, in a folder of its own; `edit` changes the manifest's text.
     #[track_caller]
     pub fn version(&self, release: u32, edit: &[(&str, &str)]) -> Bundle {
+        self.version_with(release, None, edit)
+    }
+
+    /// The same with one of the networks of `models/reference/flawed`.
+    #[track_caller]
+    pub fn flawed_version(&self, release: u32, flaw: &str, edit: &[(&str, &str)]) -> Bundle {
+        let path = phantom_bundle().join(format!("../../flawed/{flaw}.onnx"));
+        let network = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        self.version_with(release, Some(&network), edit)
+    }
+
+    #[track_caller]
+    fn version_with(&self, release: u32, network: Option<&[u8]>, edit: &[(&str, &str)]) -> Bundle {
         let folder = self.folder.join(format!("detector-{release}"));
         fs::create_dir(&folder).expect("a new folder");
         for entry in fs::read_dir(phantom_bundle()).expect("the phantom detector's bundle is there") {
@@ -114,6 +183,10 @@ impl Vendor {
             text = text.replace(from, to);
         }
         fs::write(&path, text).expect("written");
+        if let Some(network) = network {
+            fs::write(folder.join("model.onnx"), network).expect("written");
+            run_lightbox(&["bundle", "refresh", folder.to_str().expect("a plain path")]).ok("bundle refresh");
+        }
         Bundle::open(&folder).unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -227,6 +300,25 @@ impl Vendor {
 )]
 fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
+}
+
+/// OLPC canonical JSON, for the ASCII that metadata have.
+fn canonical(value: &Value) -> Vec<u8> {
+    let joined = |parts: Vec<Vec<u8>>| parts.join(&b","[..]);
+    match value {
+        Value::Object(map) => {
+            let mut members: Vec<_> = map.iter().collect();
+            members.sort_by_key(|(key, _)| key.as_str());
+            let members = members.into_iter().map(|(key, value)| {
+                [Value::from(key.as_str()).to_string().into_bytes(), canonical(value)].join(&b":"[..])
+            });
+            [b"{".to_vec(), joined(members.collect()), b"}".to_vec()].concat()
+        }
+        Value::Array(items) => {
+            [b"[".to_vec(), joined(items.iter().map(canonical).collect()), b"]".to_vec()].concat()
+        }
+        other => other.to_string().into_bytes(),
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -11,12 +11,15 @@ use lightbox_tests::peers::storescp::Storescp;
 use lightbox_tests::peers::storescu::Storescu;
 use lightbox_tests::samples::{data_set_digest, held_digests, large_sample, study_of_copies};
 use lightbox_tests::site::bundle_for_any_image;
-use lightbox_tests::{Daemon, Hospital, Line, Site};
+use lightbox_tests::wait::until;
+use lightbox_tests::{Daemon, Hospital, Site};
 
 /// Size of the disk.
 const DISK_MIB: u64 = 96;
 /// What is left of it when the images come.
 const LEFT_MIB: u64 = 10;
+/// Segments that the daemon makes when it starts: `store.segments_mib` of a test's site, in fours.
+const READY_SEGMENTS: usize = 2;
 /// Half a MiB each: more than fits.
 const IMAGES: usize = 40;
 
@@ -64,6 +67,12 @@ fn fill_and_free(disk: &Path) {
     };
     assert!(free() <= DISK_MIB, "the data folder is not the small disk");
 
+    // Made in the background: on a disk that is full before there would be room for no image at all.
+    let segments = || {
+        let names = fs::read_dir(disk.join("data/segments")).into_iter().flatten().flatten();
+        names.filter(|entry| entry.path().extension().is_some_and(|end| end == "seg")).count()
+    };
+    until("segments to be made", 60, || (segments() >= READY_SEGMENTS).then_some(()), || "there are fewer");
     let filler = disk.join("filler");
     let size = (free() - LEFT_MIB) << 20;
     fs::write(&filler, vec![0; size as usize]).expect("filled up");
@@ -106,13 +115,21 @@ fn fill_and_free(disk: &Path) {
 
 #[test]
 fn a_reserve_is_kept_for_the_results_of_what_was_taken() {
-    let line = Line::start_with(|_, mut site| {
-        site.reserve_mib = 1_048_576;
-        Line::usual_rules(site)
-    });
-    let sent = line.modality.send(line.daemon.dicom, &[], &[large_sample("693_UNCR.dcm")]);
+    let hospital = Hospital::new();
+    let modality = Storescu::new(&hospital, "CT1");
+    let mut site = Site::new(&hospital)
+        .sender("ct-1", "CT1", modality.identity())
+        .model("any-image", &bundle_for_any_image(&hospital));
+    site.reserve_mib = 1_048_576;
+    // The reserve is not for models either.
+    let daemon = Daemon::start_without_models(&site, "info");
+    let sent = modality.send(daemon.dicom, &[], &[large_sample("693_UNCR.dcm")]);
     assert_eq!(sent.statuses, [0xa700], "{}", sent.said.all());
-    assert!(held_digests(&line.site).is_empty());
-    let site = line.site.path.to_str().expect("a plain path");
+    assert!(held_digests(&site).is_empty());
+    daemon.wait_for("the look at the repository", 60, |ledger| {
+        let notes = ledger.texts("SELECT note FROM model_slots");
+        notes.iter().any(|note| note.starts_with("room: ")).then_some(())
+    });
+    let site = site.path.to_str().expect("a plain path");
     run_lightbox(&["audit", "--site", site, "verify"]).ok("audit verify");
 }

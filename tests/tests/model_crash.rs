@@ -1,11 +1,12 @@
 //! kill -9 at random instants while versions of a signed model are installed, switched and rolled back: after
 //! each, exactly one whole version is active, and it verifies.
 //!
-//! `LIGHTBOX_SEED=N` repeats a run's instants, `LIGHTBOX_KILLS=N` asks for more of them.
+//! `LIGHTBOX_SEED=N` repeats a run's instants, `LIGHTBOX_KILLS=N` asks for more of them (`./justw model-soak`: 100). A
+//! run in which no kill fell into the middle of anything would show nothing: it goes on until one has.
 
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lightbox_tests::chance::{Random, number};
 use lightbox_tests::command::{Said, run_lightbox};
@@ -16,6 +17,11 @@ use serde_json::Value;
 
 /// Kills in an ordinary run.
 const KILLS: u64 = 6;
+/// How often it may go on after them, until one falls between two states of a version.
+const KILLS_MORE: u64 = 20;
+/// Versions on their way.
+const PENDING: &str = "SELECT count(*) FROM model_versions
+    WHERE state IN ('received', 'verified', 'planned_in', 'accepted')";
 /// The longest life of a daemon after it is ready: fetching, unpacking, acceptance and switch fall into it.
 const LIFE_MS_MAX: u64 = 900;
 
@@ -26,6 +32,11 @@ fn models(line: &Line, arguments: &[&str]) -> Said {
 
 fn states(ledger: &Ledger) -> Vec<String> {
     ledger.texts("SELECT release || ' ' || state FROM model_versions ORDER BY release")
+}
+
+/// Whether a version is between two states on its way to be active.
+fn is_on_its_way(ledger: &Ledger) -> bool {
+    ledger.number(PENDING) > 0
 }
 
 /// Exactly one version is active, its files are those that were signed, and its record is this device's.
@@ -64,9 +75,12 @@ fn one_whole_version_is_active_whenever_it_is_killed() {
     one_is_active(&line, 0);
 
     let (mut release, mut sent, mut cut, mut switches) = (1_u32, 0, 0, 0);
-    for kill in 1..=kills {
+    let mut kill = 0;
+    while kill < kills || (cut == 0 && kill < kills + KILLS_MORE) {
+        kill += 1;
         // What is to be interrupted: an installation with its switch, or a rollback.
-        let back = kill % 3 == 0;
+        let aimed = kill > kills;
+        let back = !aimed && kill % 3 == 0;
         if !back {
             release += 1;
             // Each differs from every other, whichever is active when it comes.
@@ -77,7 +91,9 @@ fn one_whole_version_is_active_whenever_it_is_killed() {
         let study: Vec<PathBuf> = vec![copy_as(&image, &folder.join(format!("{kill}.dcm")), true)];
         line.modality.deliver(line.daemon.dicom, &[], &study);
         sent += 1;
-        let life = random.below(LIFE_MS_MAX);
+        // After the kills at random instants, those that wait until a version is on its way.
+        let life = if aimed { 5 * LIFE_MS_MAX } else { random.below(LIFE_MS_MAX) };
+        let data_dir = line.site.data_dir.clone();
         let pid = nix::unistd::Pid::from_raw(line.daemon.pid() as i32);
         thread::scope(|scope| {
             // It fails where the daemon is killed meanwhile: then its request waits for the next one.
@@ -91,7 +107,11 @@ fn one_whole_version_is_active_whenever_it_is_killed() {
             child.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
             let mut child = child.spawn().expect("started");
             scope.spawn(move || {
-                thread::sleep(Duration::from_millis(life));
+                let until = Instant::now() + Duration::from_millis(life);
+                let ledger = aimed.then(|| Ledger::open(&data_dir));
+                while Instant::now() < until && !ledger.as_ref().is_some_and(is_on_its_way) {
+                    thread::sleep(Duration::from_millis(1));
+                }
                 nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
                 // A person's command may be cut short as well.
                 thread::sleep(Duration::from_millis(50));
@@ -101,22 +121,22 @@ fn one_whole_version_is_active_whenever_it_is_killed() {
         });
         line.daemon.kill();
         one_is_active(&line, kill);
-        let after = states(&Ledger::open(&line.site.data_dir));
-        cut += u64::from(after.iter().any(|state| {
-            ["received", "verified", "planned_in", "accepted"].iter().any(|word| state.ends_with(word))
-        }));
+        let ledger = Ledger::open(&line.site.data_dir);
+        let after = states(&ledger);
+        cut += u64::from(is_on_its_way(&ledger));
         switches += u64::from(after != before);
         line.daemon = Daemon::start(&line.site);
     }
-    println!("{cut} kills fell between two states of a version, {switches} after a change of states");
+    println!("{kill} kills: {cut} fell between two states of a version, {switches} after a change of states");
+    assert!(cut > 0, "none of {kill} kills fell into an installation: nothing was shown");
+    assert!(switches > 0, "no version changed its state in {kill} kills: nothing was shown");
 
     // A daemon that may live brings the last version to its end, and every study has one result.
     models(&line, &["check", "--by", "A. Meyer"]).ok("models check");
     line.daemon.wait_for("nothing to be on its way", 120, |ledger| {
-        let pending = "SELECT count(*) FROM model_versions WHERE state IN ('received', 'verified', 'planned_in', 'accepted')";
-        (ledger.number(pending) == 0 && ledger.is_quiet()).then_some(())
+        (!is_on_its_way(ledger) && ledger.is_quiet()).then_some(())
     });
-    one_is_active(&line, kills + 1);
+    one_is_active(&line, kill + 1);
     let ledger = line.daemon.ledger();
     assert_eq!(
         ledger.number("SELECT count(*) FROM studies WHERE state = 'done'"),

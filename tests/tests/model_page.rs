@@ -1,5 +1,6 @@
 //! The models on the administration page: who decides is the one whose certificate was shown.
 
+use lightbox_tests::command::run_lightbox;
 use lightbox_tests::ledger::Ledger;
 use lightbox_tests::peers::curl::Browser;
 use lightbox_tests::samples::phantom;
@@ -67,6 +68,13 @@ fn a_version_is_looked_for_approved_by_two_and_taken_out_of_service_on_the_page(
     assert_eq!(taken.status, 303, "{taken:?}");
     line.daemon.wait_for("acceptance", 60, |ledger| (states(ledger) == ["1 accepted"]).then_some(()));
 
+    // The command line takes no other names than the page.
+    let site = line.site.path.to_str().expect("a plain path");
+    for nobody in ["Mallory", "Vera Viewer"] {
+        let refused = run_lightbox(&["models", "--site", site, "approve", "detector", "--by", nobody]);
+        assert!(refused.code != Some(0), "{}", refused.all());
+        assert!(refused.err.contains("one of Olga Operator, Otto Operator"), "{}", refused.err);
+    }
     let place = format!("/models/detector/{}", one.digest());
     let (approve, page) = (format!("{place}/approve"), olga.get(&place).body);
     for shown in ["0 of 2 people have approved", "sensitivity", "allows it", one.digest()] {

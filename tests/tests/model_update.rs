@@ -169,6 +169,17 @@ fn a_model_is_installed_updated_under_load_and_rolled_back() {
         event["actor"] == "C. Chief" && event["reason"] == "too many rings" && event["after"] == "rolled_back"
     });
     assert!(by_chief, "{history}");
+
+    // Nothing runs until people bring back the version that it had followed.
+    let back = |person: &str| {
+        models(&line, &["approve", "detector", "--digest", &one.digest()[..16], "--by", person])
+    };
+    back("A. Meyer").ok("the first approval");
+    let same = back("a.  MEYER");
+    assert!(same.code != Some(0) && same.err.contains("another person has to"), "{}", same.all());
+    assert_eq!(states(&line.daemon.ledger())[..2], ["1 retired", "2 recalled"]);
+    back("B. Huber").ok("the second approval");
+    wait_for_active(&line, 1);
     run_lightbox(&["audit", "--site", &site, "verify"]).ok("audit verify");
 }
 

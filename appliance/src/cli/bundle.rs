@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use lightbox_models::Manifest;
 use lightbox_models::manifest::MANIFEST_NAME;
 use lightbox_models::pack::{self, EXTENSION, Progress};
 use lightbox_models::publish::{Addition, Change, Publisher};
@@ -187,6 +188,9 @@ impl Args {
                 if !path.is_dir() {
                     let mut bar = Bar::new("checking");
                     let packed = vendor::open(&path, &mut |Progress { done, total }| bar.at(done, total))?;
+                    bar.finish();
+                    // A packed manifest's lines are not at hand.
+                    doubts(&packed.manifest, &path, "");
                     println!("{}: good, digest {}", path.display(), packed.digest);
                 } else if !checked(&path, engine)? {
                     return Ok(ExitCode::FAILURE);
@@ -210,11 +214,19 @@ impl Args {
     }
 }
 
+/// Prints what a manifest says and hardly means.
+fn doubts(manifest: &Manifest, path: &Path, text: &str) {
+    manifest.doubts().iter().for_each(|doubt| eprintln!("{}", plain(&doubt.told(path, text))));
+}
+
 /// Prints every problem; whether there is none.
 fn checked(folder: &Path, engine: EngineArg) -> anyhow::Result<bool> {
     let mut engine = engine.find()?;
     let problems = check::folder(folder, engine.as_mut());
     problems.iter().for_each(|problem| eprintln!("{}", plain(problem)));
+    if let Ok((text, manifest)) = vendor::rough(folder) {
+        doubts(&manifest, &folder.join(MANIFEST_NAME), &text);
+    }
     match problems.len() {
         0 => println!("{}: good", folder.display()),
         1 => eprintln!("{}: 1 problem", folder.display()),
@@ -223,12 +235,26 @@ fn checked(folder: &Path, engine: EngineArg) -> anyhow::Result<bool> {
     Ok(problems.is_empty())
 }
 
-fn publish(file: &Path, vendor: &str, signing: &Signing) -> anyhow::Result<()> {
-    let by: Delegate = format!("vendor-{vendor}").parse().map_err(|()| {
-        anyhow::anyhow!(
+/// A vendor's name as a role has it.
+pub(super) fn vendor_name(vendor: &str) -> anyhow::Result<String> {
+    match format!("vendor-{vendor}").parse() {
+        Ok(Delegate::Vendor(name)) => Ok(name),
+        _ => bail!(
             "--vendor {vendor}: not a vendor's name; remedy: use lower-case letters, digits and hyphens"
-        )
-    })?;
+        ),
+    }
+}
+
+fn publish(file: &Path, vendor: &str, signing: &Signing) -> anyhow::Result<()> {
+    let by = Delegate::Vendor(vendor_name(vendor)?);
+    if file.is_dir() {
+        bail!(
+            "{}: a folder; remedy: pack it first, by `lightbox bundle pack {} -o NAME.{EXTENSION}`, and publish that file",
+            file.display(),
+            file.display()
+        );
+    }
+    Publisher::open(&signing.repository)?.knows(&by)?;
     let packed = vendor::open(file, &mut |_| {})?;
     let model = &packed.manifest.model;
     let name = format!("vendors/{vendor}/{}-{}.{EXTENSION}", model.id, model.release);

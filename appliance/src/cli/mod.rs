@@ -1,6 +1,7 @@
 //! The command line: one file a verb, and beside them what verbs share ([`files`], [`place`],
-//! [`print`], [`progress`]).
+//! [`print`], [`progress`], [`quiet`]).
 
+pub mod acceptance_set;
 pub mod audit;
 pub mod boot;
 pub mod bundle;
@@ -20,6 +21,8 @@ mod print;
 mod progress;
 pub mod query;
 pub mod queue;
+pub mod quiet;
+pub mod recall;
 pub mod repository;
 pub mod rules;
 pub mod send;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use lightbox_models::acceptance::seal::Recipient;
-use lightbox_models::life_cycle::{Event, State};
+use lightbox_models::life_cycle::{Event, State, person};
 use lightbox_models::plan;
+use lightbox_provisioning::site::Role;
 use rusqlite::Connection;
 use serde_json::json;
 
@@ -137,11 +138,19 @@ enum Command {
         #[command(flatten)]
         by: By,
     },
-    /// Trusts the repository again after the ledger was lost, and with it the record of the versions seen.
+    /// Trusts the repository again after the record of the versions seen was lost, with the ledger or in it; or takes
+    /// the root of another publisher.
     ///
-    /// Until somebody does, nothing is installed: an old repository could not be told from a new one. Look at the
-    /// dates that `lightbox models list` shows afterwards.
+    /// Until somebody does, nothing is installed: an old repository could not be told from a new one. What is installed
+    /// stays. Look at the dates that `lightbox models list` shows afterwards.
+    #[command(
+        after_help = "Examples:\n  lightbox models begin-anew --by \"A. Meyer\" --reason \"disk replaced\"\n  lightbox models begin-anew --new-root --by \"A. Meyer\" --reason \"new vendor since May\""
+    )]
     BeginAnew {
+        /// `updates.root` is another publisher's now: what was seen of the one before counts no more, nor do the numbers
+        /// of its plans.
+        #[arg(long)]
+        new_root: bool,
         #[command(flatten)]
         by: By,
     },
@@ -184,9 +193,12 @@ impl Args {
             Command::Refuse { which, by } => refuse(out, &place, &which, &by)?,
             Command::Rollback { model, by } => rollback(out, &place, &model, &by)?,
             Command::Disable { model, by } => disable(out, &place, &model, &by)?,
-            Command::BeginAnew { by } => {
+            Command::BeginAnew { new_root, by } => {
                 let folders = Folders::of(&place.site.file.appliance.data_dir);
-                update::begin_anew(&place.ledger()?, &folders, actor(&by)?)?;
+                let root = place.site.file.updates.root.as_deref();
+                let root =
+                    root.context("updates.root is not set: the site takes no model from a repository")?;
+                update::begin_anew(&place.ledger()?, &folders, root, new_root, actor(&place, &by)?)?;
                 writeln!(
                     out,
                     "The next look at the repository is taken for the first: lightbox models check"
@@ -210,11 +222,30 @@ impl Args {
     }
 }
 
-fn actor(by: &By) -> anyhow::Result<Actor> {
+/// The name that a person decides under. A site that names people who may act lets no other name in; which of them it
+/// is, only a certificate tells, so each record carries the account of the shell as well.
+fn known(place: &Place, name: &str) -> anyhow::Result<String> {
+    let named = place.site.file.operator.iter().filter(|operator| operator.role == Role::Operator);
+    let mut named: Vec<&str> = named.map(|operator| operator.name.as_str()).collect();
+    if named.is_empty() {
+        return Ok(plain(name));
+    }
+    if let Some(found) = named.iter().find(|operator| person(operator) == person(name)) {
+        return Ok((*found).to_owned());
+    }
+    named.sort_unstable();
+    bail!(
+        "--by: {:?} is no [[operator]] with the role \"operator\" in the site file; remedy: one of {}, or name the person there",
+        plain(name),
+        named.join(", ")
+    );
+}
+
+fn actor(place: &Place, by: &By) -> anyhow::Result<Actor> {
     if by.by.trim().is_empty() || by.by.len() > 128 {
         bail!("--by: name the person who decides, at most 128 bytes");
     }
-    Ok(Actor { name: plain(by.by.trim()), account: who().operator, reason: plain(by.reason.trim()) })
+    Ok(Actor { name: known(place, by.by.trim())?, account: who().operator, reason: plain(by.reason.trim()) })
 }
 
 fn slot(reader: &Connection, name: &str) -> anyhow::Result<SlotRow> {
@@ -317,9 +348,10 @@ fn list(out: &mut impl Write, reader: &Connection, json: bool) -> anyhow::Result
         )?;
     }
     for recall in &recalls {
+        let obeyed = if recall.clause.is_empty() { "" } else { ", NOT OBEYED" };
         writeln!(
             out,
-            "\nRecall {} of {}: {}",
+            "\nRecall {} of {}{obeyed}: {}",
             plain(&recall.target),
             utc_text(recall.at),
             plain(&recall.note)
@@ -356,7 +388,7 @@ fn check(
     by: &str,
     override_dates: Option<String>,
 ) -> anyhow::Result<ExitCode> {
-    let actor = actor(&By { by: by.to_owned(), reason: String::new() })?;
+    let actor = actor(place, &By { by: by.to_owned(), reason: String::new() })?;
     if override_dates.as_ref().is_some_and(|why| why.trim().is_empty()) {
         bail!("--override-dates: say why metadata past their date are to be taken");
     }
@@ -364,7 +396,8 @@ fn check(
     let id = ledger.write_blocking(move |writer| {
         models::ask_check(writer, &actor.name, &actor.account, override_dates.as_deref())
     })?;
-    let until = std::time::Instant::now() + CHECK_WAIT;
+    let begun = std::time::Instant::now();
+    let (until, mut told) = (begun + CHECK_WAIT, (begun, String::new()));
     loop {
         if let Some(outcome) = ledger.read_blocking(|reader| models::request_outcome(reader, id))? {
             writeln!(out, "{}", plain(&outcome))?;
@@ -377,7 +410,35 @@ fn check(
                 "the daemon has not looked yet: it may be at work on a version, or not run. It will; see `lightbox models list`"
             );
         }
+        let waits = ledger.read_blocking(|reader| models::versions(reader, None))?;
+        tell_what_it_waits_for(&waits, begun, &mut told);
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Says on standard error what the daemon is at: when it changes, and every ten seconds; nothing of a quick answer.
+fn tell_what_it_waits_for(
+    versions: &[VersionRow],
+    begun: std::time::Instant,
+    (last, said): &mut (std::time::Instant, String),
+) {
+    let at_work = versions
+        .iter()
+        .filter(|version| matches!(version.state, State::Received | State::Verified | State::PlannedIn));
+    let at_work: Vec<String> = at_work
+        .map(|version| format!("model {} version {} is {}", version.slot, version.version, version.state))
+        .collect();
+    let text = match at_work.is_empty() {
+        true => "the daemon looks at the repository, or has yet to".to_owned(),
+        false => format!("the daemon is at work: {}; acceptance runs can take long", at_work.join(", ")),
+    };
+    let now = std::time::Instant::now();
+    let due = if said.is_empty() { Duration::from_secs(1) } else { Duration::from_secs(10) };
+    let changed = !said.is_empty() && text != *said;
+    if changed || now.duration_since(*last) >= due {
+        let (gone, most) = (now.duration_since(begun).as_secs(), CHECK_WAIT.as_secs());
+        eprintln!("{gone} s of at most {most} s: {}", plain(&text));
+        (*last, *said) = (now, text);
     }
 }
 
@@ -388,7 +449,7 @@ fn approve(
     by: &By,
     acknowledge: bool,
 ) -> anyhow::Result<()> {
-    let (actor, ledger) = (actor(by)?, place.ledger()?);
+    let (actor, ledger) = (actor(place, by)?, place.ledger()?);
     let waits = |version: &VersionRow| matches!(version.state, State::Accepted | State::Shadow);
     let version = ledger.read_blocking(|reader| Ok(chosen(reader, which, waits)))??;
     let (slot, digest) = (version.slot.clone(), version.digest.clone());
@@ -412,14 +473,14 @@ fn change(place: &Place, version: &VersionRow, event: Event, actor: Actor) -> an
 
 fn refuse(out: &mut impl Write, place: &Place, which: &Which, by: &By) -> anyhow::Result<()> {
     let version = chosen(&place.reader()?, which, is_on_its_way)?;
-    change(place, &version, Event::Refuse, actor(by)?)?;
+    change(place, &version, Event::Refuse, actor(place, by)?)?;
     Ok(writeln!(out, "Version {} of model {} is refused.", version.version, plain(&version.slot))?)
 }
 
 fn rollback(out: &mut impl Write, place: &Place, model: &str, by: &By) -> anyhow::Result<()> {
     slot(&place.reader()?, model)?;
     let folders = Folders::of(&place.site.file.appliance.data_dir);
-    let (from, to) = update::go_back(&place.ledger()?, &folders, model, actor(by)?)?;
+    let (from, to) = update::go_back(&place.ledger()?, &folders, model, actor(place, by)?)?;
     Ok(writeln!(
         out,
         "Model {} runs again with {}; {} is out of service until people approve it anew.",
@@ -432,7 +493,7 @@ fn rollback(out: &mut impl Write, place: &Place, model: &str, by: &By) -> anyhow
 fn disable(out: &mut impl Write, place: &Place, model: &str, by: &By) -> anyhow::Result<()> {
     let which = Which { model: model.to_owned(), digest: None };
     let version = chosen(&place.reader()?, &which, |version| version.state == State::Active)?;
-    change(place, &version, Event::Disable, actor(by)?)?;
+    change(place, &version, Event::Disable, actor(place, by)?)?;
     Ok(writeln!(out, "Model {} is out of service; its studies wait.", plain(model))?)
 }
 

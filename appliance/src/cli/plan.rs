@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow, bail};
+use lightbox_models::Manifest;
 use lightbox_models::plan::{Plan, Scope, explain};
 use lightbox_models::publish::{Addition, Change, Publisher};
 use lightbox_models::trust::Delegate;
@@ -14,8 +15,8 @@ use serde_json::json;
 use super::print::{plain, print_json};
 use super::repository::Signing;
 use crate::clock::{Clock as _, SystemClock};
-use crate::vendor::open;
 use crate::vendor::plan::{Question, ask, before_any_run, draft, read_evidence};
+use crate::vendor::{case_set, decided, open};
 
 /// What the exit code is where the plan refuses.
 const EXIT_REFUSED: u8 = 3;
@@ -34,15 +35,29 @@ pub struct Args {
 enum Verb {
     /// Write a plan to go on with: what the cleared bundle says is filled in, the rest is marked DECIDE.
     ///
-    /// Example: lightbox plan new disks-1.lightbox -o plan.toml
+    /// --set fills in set_sha256, --decisions what you have decided: then nothing is left to do by hand, and the next
+    /// plan is made from the same file. models/README.md shows one.
+    ///
+    /// Example: lightbox plan new disks-1.lightbox -o plan.toml --decisions plan-decisions.toml --set cases
     New {
         /// The cleared bundle, in a folder or packed.
         bundle: PathBuf,
         /// The file to write.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
+        /// Your decisions: [plan], [[allowed]], [[criterion]], [site] ... as the plan has them. Tables are merged key by key,
+        /// an array of tables replaces that of the draft.
+        #[arg(long, value_name = "FILE")]
+        decisions: Option<PathBuf>,
+        /// The acceptance set's folder (`lightbox acceptance-set`): its digest becomes the set_sha256 of every criterion
+        /// that has none.
+        #[arg(long, value_name = "FOLDER")]
+        set: Option<PathBuf>,
     },
     /// Check a plan: every problem at once, with line, key and remedy.
+    ///
+    /// Bounds that no result would break are warned of; those that nobody can mean, such as a share above 1, are
+    /// problems, and `plan publish` refuses them.
     ///
     /// Example: lightbox plan check plan.toml
     Check {
@@ -97,18 +112,28 @@ impl Args {
     /// Runs the verb.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.verb {
-            Verb::New { bundle, output } => {
+            Verb::New { bundle, output, decisions, set } => {
                 if output.exists() {
                     bail!("{}: exists; remedy: give another name", output.display());
                 }
-                let text = draft(&open(&bundle, &mut |_| {})?)?;
+                let bundle = open(&bundle, &mut |_| {})?;
+                let mut text = draft(&bundle)?;
+                if let Some(decisions) = decisions {
+                    text = decided::merged(&text, &decisions)?;
+                }
+                if let Some(folder) = set {
+                    text = decided::with_set(&text, &digest_of_set(&folder, &bundle.manifest)?);
+                }
                 fs::write(&output, &text)
                     .with_context(|| format!("{}: cannot be written", output.display()))?;
-                println!(
-                    "{}: written; {} things are left to decide: `lightbox plan check` lists them",
-                    output.display(),
-                    Plan::problems(&output, &text).len()
-                );
+                match Plan::problems(&output, &text).len() {
+                    0 => println!("{}: written", output.display()),
+                    left => println!(
+                        "{}: written; {left} things are left to decide: `lightbox plan check {}` lists them",
+                        output.display(),
+                        output.display()
+                    ),
+                }
             }
             Verb::Check { plan } => {
                 let text = text(&plan)?;
@@ -119,9 +144,17 @@ impl Args {
                     return Ok(ExitCode::FAILURE);
                 }
                 let read = Plan::read(&plan, &text)?;
+                let doubts = read.doubts(SystemClock.now().unix_timestamp());
+                doubts.iter().for_each(|doubt| eprintln!("{}", plain(&doubt.told(&plan, &text))));
+                let senseless = doubts.iter().filter(|doubt| doubt.senseless).count();
+                if senseless > 0 {
+                    eprintln!("{}: {senseless} problems", plan.display());
+                    return Ok(ExitCode::FAILURE);
+                }
                 println!(
-                    "{}: good, plan {} version {} for {}",
+                    "{}: {}, plan {} version {} for {}",
                     plan.display(),
+                    if doubts.is_empty() { "good" } else { "can be read, but see the warnings" },
                     read.plan.id,
                     read.plan.version,
                     read.plan.model
@@ -172,8 +205,27 @@ fn text(path: &Path) -> anyhow::Result<String> {
         .with_context(|| format!("{}: cannot be read; remedy: give a plan's TOML file", path.display()))
 }
 
+/// The digest of a set that is good for a bundle.
+fn digest_of_set(folder: &Path, manifest: &Manifest) -> anyhow::Result<String> {
+    let found = case_set::check(folder, Some(manifest), &mut |_, _| {})?;
+    match (found.set, found.problems.first()) {
+        (Some(set), None) => Ok(set.digest()),
+        (_, first) => bail!(
+            "--set: {} (`lightbox acceptance-set check {}` lists all)",
+            plain(first.map_or("not a set", String::as_str)),
+            folder.display()
+        ),
+    }
+}
+
 fn publish(file: &Path, publisher: &str, signing: &Signing) -> anyhow::Result<()> {
-    let plan = Plan::read(file, &text(file)?)?;
+    let text = text(file)?;
+    let plan = Plan::read(file, &text)?;
+    let doubts = plan.doubts(SystemClock.now().unix_timestamp());
+    if let Some(senseless) = doubts.iter().find(|doubt| doubt.senseless) {
+        bail!("{}", plain(&senseless.told(file, &text)));
+    }
+    doubts.iter().for_each(|doubt| eprintln!("{}", plain(&doubt.told(file, &text))));
     let name = format!("plans/{publisher}/{}.toml", plan.plan.model);
     // The repository tells the version in the target's custom data; boxes read the plan's own.
     let known = Publisher::open(&signing.repository)?.targets().contains(&name);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow, bail};
 use lightbox_models::acceptance::seal::Recipient;
+use lightbox_models::pack::EXTENSION;
 use lightbox_models::publish::{
     Change, Design, FileKey, Holders, Lifetimes, Message, Proposal, PublicKey, Publisher, Signer as _,
 };
@@ -58,7 +59,11 @@ enum Verb {
         #[arg(long, value_name = "KEY")]
         key: Vec<String>,
     },
-    /// Replace the keys of roles, or add a vendor: a new root, signed by the old and the new root keys.
+    /// Replace the keys of roles, or add a vendor.
+    ///
+    /// New keys of root, targets, snapshot or timestamp come by a new root, signed by the old and the new root keys; boxes
+    /// follow it by themselves. Who holds the keys of vendor-NAME, regulatory and safety, the targets role says: then
+    /// the root stays as it is, and the key of targets signs.
     ///
     /// Give the old keys of targets, snapshot and timestamp too, as far as you have them: then boxes accept the
     /// repository at every instant of the change.
@@ -177,7 +182,16 @@ pub struct Signing {
 }
 
 impl Signing {
-    /// Whether nothing is published yet.
+    /// Where a file lies that is made for this change: beside the proposal, which names it, or for the while in the
+    /// repository's folder.
+    pub fn kept_beside(&self, name: &str) -> PathBuf {
+        match &self.propose {
+            Some(proposal) => proposal.with_file_name(name),
+            None => self.repository.join(format!(".{name}")),
+        }
+    }
+
+    /// Whether the change is proposed only.
     pub fn is_proposal(&self) -> bool {
         self.propose.is_some()
     }
@@ -192,8 +206,16 @@ impl Signing {
             save(path, &proposal)?;
             describe(&proposal)?;
             println!(
-                "{}: proposed, not published; next: `lightbox repository sign` by the other holders",
-                path.display()
+                "{}: proposed, not published; next: the other holders sign by `lightbox {} sign {} --key KEY`, then whoever has snapshot and timestamp runs `lightbox repository complete {} --repository {}`",
+                path.display(),
+                if change.add.iter().any(|added| added.name.ends_with(EXTENSION)) {
+                    "bundle"
+                } else {
+                    "repository"
+                },
+                path.display(),
+                path.display(),
+                self.repository.display()
             );
             return Ok(());
         }
@@ -247,10 +269,11 @@ fn save(path: &Path, proposal: &Proposal) -> anyhow::Result<()> {
 /// Says what is signed: a holder must not sign what is not shown.
 fn describe(proposal: &Proposal) -> anyhow::Result<()> {
     for message in proposal.messages() {
-        let Message { text, keys, signatures } = message;
+        let Message { role, text, keys, signatures } = message;
         let content: Value =
             serde_json::from_str(text).context("a text of the proposal is not JSON: do not sign it")?;
-        let (kind, version, expires) = (&content["_type"], &content["version"], &content["expires"]);
+        let (version, expires) = (&content["version"], &content["expires"]);
+        let kind = if role.is_empty() { content["_type"].as_str().unwrap_or_default() } else { role };
         println!(
             "{}",
             plain(&format!(

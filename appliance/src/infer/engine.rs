@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use lightbox_models::manifest::Resources;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -34,6 +35,9 @@ pub enum EngineError {
     /// A run was asked of a model that is not loaded.
     #[error("the model is not loaded")]
     NotLoaded,
+    /// A run took longer than the model may take.
+    #[error("the run took longer than the {} s that its manifest allows (resources.runtime_seconds)", .0.as_secs_f64())]
+    TooLong(Duration),
     /// The network refused its input, or failed.
     #[error("the run failed: {0}")]
     Run(String),
@@ -98,13 +102,32 @@ impl Tensor {
     }
 }
 
+/// Bounds on each run of a model, from its manifest: what goes beyond them has failed, and others are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunLimits {
+    /// Longest time.
+    pub time: Duration,
+    /// Greatest length of all outputs together, in bytes.
+    pub output_bytes: u64,
+}
+
+impl RunLimits {
+    /// Those that a manifest declares.
+    pub fn of(resources: &Resources) -> Self {
+        RunLimits {
+            time: Duration::try_from_secs_f64(resources.runtime_seconds).unwrap_or(Duration::ZERO),
+            output_bytes: resources.memory_mib.saturating_mul(1 << 20),
+        }
+    }
+}
+
 /// A runtime: ONNX Runtime, or the fake one of tests.
 pub trait Engine {
     /// What it runs on, for the records: `ONNX Runtime 1.31.1, CPU`.
     fn describe(&self) -> String;
 
-    /// Loads an ONNX network from its bytes.
-    fn load(&mut self, network: &[u8]) -> Result<Box<dyn LoadedModel>, EngineError>;
+    /// Loads an ONNX network from its bytes; each run of it stays within the limits.
+    fn load(&mut self, network: &[u8], limits: RunLimits) -> Result<Box<dyn LoadedModel>, EngineError>;
 }
 
 /// A network that is ready to run.
@@ -114,7 +137,7 @@ pub trait LoadedModel {
 }
 
 enum Request {
-    Load { key: String, network: Vec<u8>, reply: oneshot::Sender<Result<(), EngineError>> },
+    Load { key: String, network: Vec<u8>, limits: RunLimits, reply: oneshot::Sender<Result<(), EngineError>> },
     Unload { key: String },
     Run { key: String, inputs: Vec<Tensor>, reply: oneshot::Sender<Result<Vec<Tensor>, EngineError>> },
 }
@@ -199,9 +222,9 @@ impl EngineHandle {
     }
 
     /// Loads a network under a key, the bundle's digest; does nothing where the key is loaded.
-    pub async fn load(&self, key: &str, network: Vec<u8>) -> Result<(), EngineError> {
+    pub async fn load(&self, key: &str, network: Vec<u8>, limits: RunLimits) -> Result<(), EngineError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Request::Load { key: key.to_owned(), network, reply }).await?;
+        self.ask(Request::Load { key: key.to_owned(), network, limits, reply }).await?;
         answer.await.map_err(|_| EngineError::Stopped)?
     }
 
@@ -228,10 +251,10 @@ fn serve(mut engine: impl Engine, mut queue: mpsc::Receiver<Request>) {
     let mut models: HashMap<String, Box<dyn LoadedModel>> = HashMap::new();
     while let Some(request) = queue.blocking_recv() {
         match request {
-            Request::Load { key, network, reply } => {
+            Request::Load { key, network, limits, reply } => {
                 let loaded = match models.entry(key) {
                     Entry::Occupied(_) => Ok(()),
-                    Entry::Vacant(place) => guarded(|| engine.load(&network)).map(|model| {
+                    Entry::Vacant(place) => guarded(|| engine.load(&network, limits)).map(|model| {
                         place.insert(model);
                     }),
                 };
@@ -279,7 +302,7 @@ where
         "fake engine".into()
     }
 
-    fn load(&mut self, _network: &[u8]) -> Result<Box<dyn LoadedModel>, EngineError> {
+    fn load(&mut self, _network: &[u8], _limits: RunLimits) -> Result<Box<dyn LoadedModel>, EngineError> {
         Ok(Box::new(FakeEngine(Arc::clone(&self.0))))
     }
 }
@@ -297,6 +320,10 @@ where
 mod tests {
     use super::*;
 
+    fn limits() -> RunLimits {
+        RunLimits { time: Duration::from_secs(60), output_bytes: 1 << 20 }
+    }
+
     #[tokio::test]
     async fn a_run_answers_and_a_panic_costs_one_request() {
         let engine = EngineHandle::start(|| {
@@ -309,7 +336,7 @@ mod tests {
         .unwrap();
         let tensor = Tensor::new("x", vec![1, 2], TensorData::F32(vec![1.0, 2.0])).unwrap();
         assert_eq!(engine.run("m", vec![tensor.clone()]).await, Err(EngineError::NotLoaded));
-        engine.load("m", Vec::new()).await.unwrap();
+        engine.load("m", Vec::new(), limits()).await.unwrap();
         assert_eq!(engine.run("m", vec![tensor.clone()]).await.unwrap(), std::slice::from_ref(&tensor));
         let two = engine.run("m", vec![tensor.clone(), tensor.clone()]).await;
         assert_eq!(two, Err(EngineError::Run("the runtime panicked".into())));
@@ -323,7 +350,7 @@ mod tests {
         let engine = EngineHandle::start(|| Ok(FakeEngine::new(|inputs: &[Tensor]| Ok(inputs.to_vec()))))
             .await
             .unwrap();
-        engine.load("m", Vec::new()).await.unwrap();
+        engine.load("m", Vec::new(), limits()).await.unwrap();
         let (busy, seen) = watch::channel(true);
         let behind = engine.behind(seen);
         let tensor = Tensor::new("x", vec![1], TensorData::F32(vec![1.0])).unwrap();

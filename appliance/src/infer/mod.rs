@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::dicom::part_ten::Source;
 use crate::finding::{Completeness, InstanceRef};
 use crate::raw::{FrameOutput, RawOutput, RawResult};
-use engine::{EngineError, EngineHandle, Tensor};
+use engine::{EngineError, EngineHandle, RunLimits, Tensor};
 use image::{Image, ImageError, Limits};
 use postprocess::OutputError;
 use preprocess::Transform;
@@ -71,7 +71,8 @@ pub async fn load(bundle: &Arc<Bundle>, engine: &EngineHandle) -> Result<(), Err
     let reader = Arc::clone(bundle);
     let network = tokio::task::spawn_blocking(move || reader.read_network());
     let network = network.await.map_err(|_| Error::Interrupted)?.map_err(Error::Bundle)?;
-    engine.load(bundle.digest(), network).await.map_err(Error::Engine)
+    let limits = RunLimits::of(&bundle.manifest().resources);
+    engine.load(bundle.digest(), network, limits).await.map_err(Error::Engine)
 }
 
 /// Runs a loaded model on a study's images, frame by frame.

@@ -1,15 +1,18 @@
 //! ONNX Runtime, loaded at run time from its shared library: the reference engine, on the CPU.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 
+use lightbox_models::network;
 use ort::environment::Environment;
-use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{RunOptions, Session};
 use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType, ValueType};
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Engine, EngineError, LoadedModel, Tensor, TensorData};
+use super::engine::{Engine, EngineError, LoadedModel, RunLimits, Tensor, TensorData};
 
 /// Settings of the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,8 +106,7 @@ pub struct Outlets {
 impl OnnxEngine {
     /// Loads a network and says what it declares.
     pub fn outlets(&self, network: &[u8]) -> Result<Outlets, EngineError> {
-        let session = session(&self.environment, self.threads, network)
-            .map_err(|error| EngineError::Load(error.to_string()))?;
+        let session = session(&self.environment, self.threads, network)?;
         let read = |outlet: &ort::value::Outlet| match outlet.dtype() {
             ValueType::Tensor { ty, shape, .. } => Outlet {
                 name: outlet.name().to_owned(),
@@ -153,23 +155,30 @@ impl Engine for OnnxEngine {
         format!("ONNX Runtime build {}, CPU, {} threads", commit(ort::info()), self.threads)
     }
 
-    fn load(&mut self, network: &[u8]) -> Result<Box<dyn LoadedModel>, EngineError> {
-        let session = session(&self.environment, self.threads, network)
-            .map_err(|error| EngineError::Load(error.to_string()))?;
-        Ok(Box::new(OnnxModel(session)))
+    fn load(&mut self, network: &[u8], limits: RunLimits) -> Result<Box<dyn LoadedModel>, EngineError> {
+        let session = session(&self.environment, self.threads, network)?;
+        Ok(Box::new(OnnxModel { session, limits }))
     }
 }
 
-fn session(environment: &Environment, threads: usize, network: &[u8]) -> ort::Result<Session> {
-    Session::builder(environment)?
-        .with_optimization_level(GraphOptimizationLevel::Level3)?
-        .with_intra_threads(threads)?
-        // Spinning pools burn a core while the box waits for its next study.
-        .with_intra_op_spinning(false)?
-        .commit_from_memory(network)
+fn session(environment: &Environment, threads: usize, network: &[u8]) -> Result<Session, EngineError> {
+    // A bundle was walked when it was opened; here, whatever else leads to the runtime is.
+    network::check(network).map_err(|error| EngineError::Load(error.to_string()))?;
+    let build = || {
+        Session::builder(environment)?
+            .with_optimization_level(GraphOptimizationLevel::Level3)?
+            .with_intra_threads(threads)?
+            // Spinning pools burn a core while the box waits for its next study.
+            .with_intra_op_spinning(false)?
+            .commit_from_memory(network)
+    };
+    build().map_err(|error: ort::Error| EngineError::Load(error.to_string()))
 }
 
-struct OnnxModel(Session);
+struct OnnxModel {
+    session: Session,
+    limits: RunLimits,
+}
 
 impl LoadedModel for OnnxModel {
     fn run(&mut self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, EngineError> {
@@ -177,7 +186,7 @@ impl LoadedModel for OnnxModel {
         let mut values = Vec::with_capacity(inputs.len());
         for input in inputs {
             let Tensor { name, shape, data } = input;
-            if !self.0.inputs().iter().any(|outlet| outlet.name() == name) {
+            if !self.session.inputs().iter().any(|outlet| outlet.name() == name) {
                 return Err(EngineError::Tensor { name, problem: "is not an input of the network" });
             }
             let value: DynValue = match data {
@@ -188,17 +197,46 @@ impl LoadedModel for OnnxModel {
             };
             values.push((name, value));
         }
-        let outputs = self.0.run(values).map_err(failed)?;
-        outputs.iter().map(|(name, value)| read(name, &value)).collect()
+        let options = RunOptions::new().map_err(failed)?;
+        let late = AtomicBool::new(false);
+        let time = self.limits.time;
+        let session = &mut self.session;
+        let outputs = std::thread::scope(|scope| {
+            // Dropped when the run ends, which ends the watch.
+            let (_running, ended) = mpsc::channel::<()>();
+            let (options, late) = (&options, &late);
+            let watch = move || {
+                if ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
+                    late.store(true, Ordering::Relaxed);
+                    // The runtime looks between two operators and between two turns of a loop.
+                    drop(options.terminate());
+                }
+            };
+            std::thread::Builder::new().name("engine-watch".into()).spawn_scoped(scope, watch).map_err(
+                |error| EngineError::Run(format!("the watch over it does not start ({})", error.kind())),
+            )?;
+            session.run_with_options(values, options).map_err(|error| match late.load(Ordering::Relaxed) {
+                true => EngineError::TooLong(time),
+                false => failed(error),
+            })
+        })?;
+        let mut left = self.limits.output_bytes;
+        outputs.iter().map(|(name, value)| read(name, &value, &mut left)).collect()
     }
 }
 
-fn read(name: &str, value: &ort::value::ValueRef<'_>) -> Result<Tensor, EngineError> {
+/// Copies an output, if it is not longer than what is `left` of what the model may say, in bytes.
+fn read(name: &str, value: &ort::value::ValueRef<'_>, left: &mut u64) -> Result<Tensor, EngineError> {
     let failed = |error: ort::Error| EngineError::Run(error.to_string());
     let unsupported = |problem| EngineError::Tensor { name: name.to_owned(), problem };
-    let ValueType::Tensor { ty, .. } = value.dtype() else {
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
         return Err(unsupported("is not a tensor"));
     };
+    let elements = shape.iter().try_fold(1_usize, |all, axis| all.checked_mul(usize::try_from(*axis).ok()?));
+    let bytes = elements.and_then(|elements| ty.byte_size(elements));
+    *left = bytes.and_then(|bytes| left.checked_sub(bytes as u64)).ok_or_else(|| {
+        unsupported("is longer than the memory that its manifest allows (resources.memory_mib)")
+    })?;
     let (shape, data) = match ty {
         TensorElementType::Float32 => {
             let (shape, data) = value.try_extract_tensor::<f32>().map_err(failed)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lightbox_models::Bundle;
 use lightbox_models::golden::Tensor as Found;
 
-use super::engine::{EngineHandle, Tensor, TensorData};
+use super::engine::{EngineError, EngineHandle, Tensor, TensorData};
 use super::image::{Image, Limits};
 use super::preprocess::Transform;
 use super::{header, prepare, read};
@@ -32,12 +32,29 @@ pub struct Outcome {
     pub output: RawOutput,
 }
 
-/// Runs a loaded model on one input; the error says why not, without patient data.
-pub async fn run(bundle: &Arc<Bundle>, engine: &EngineHandle, input: Input) -> Result<Outcome, String> {
+/// Why a model did not run on an input, without patient data.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRun {
+    /// The engine refused or failed.
+    #[error("{0}")]
+    Engine(EngineError),
+    /// The input is not one of this model, or the output is not what its manifest says.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for NotRun {
+    fn from(why: String) -> Self {
+        NotRun::Other(why)
+    }
+}
+
+/// Runs a loaded model on one input.
+pub async fn run(bundle: &Arc<Bundle>, engine: &EngineHandle, input: Input) -> Result<Outcome, NotRun> {
     let for_thread = Arc::clone(bundle);
     let made = tokio::task::spawn_blocking(move || tensor(&for_thread, input));
     let (tensor, transform, size) = made.await.map_err(|_| "interrupted".to_owned())??;
-    let outputs = engine.run(bundle.digest(), vec![tensor]).await.map_err(|error| error.to_string())?;
+    let outputs = engine.run(bundle.digest(), vec![tensor]).await.map_err(NotRun::Engine)?;
     let output = read(bundle, &outputs, &transform, size).map_err(|error| error.to_string())?;
     Ok(Outcome { tensors: outputs.iter().map(found).collect(), output })
 }

@@ -26,8 +26,9 @@ pub use records::{
 };
 pub use runs::{Reading, Scored, first, keep_run, last_run, live};
 pub use trust::{
-    Recall, RefusedTarget, Request, Trust, answer_request, ask_check, keep_checked, keep_recall, keep_seen,
-    open_request, recalls, refuse_target, refused_targets, request_outcome, trust,
+    Recall, RefusedTarget, Request, Trust, answer_request, ask_check, audit_not_taken, begin_anew,
+    keep_checked, keep_recall, keep_seen, open_request, recalls, refuse_target, refused_targets,
+    request_outcome, trust,
 };
 
 use super::ledger::{LedgerError, Writer, json_column};
@@ -107,6 +108,30 @@ pub struct VersionRow {
     pub acceptance: Option<String>,
     /// How many updates since the baseline used each modification.
     pub updates: BTreeMap<String, u32>,
+}
+
+impl VersionRow {
+    /// A version that has just come under this name; slot, digest and manifest are still to be said.
+    pub fn received(target: &str, target_sha256: &str, version: &str, release: u64) -> Self {
+        VersionRow {
+            slot: String::new(),
+            digest: String::new(),
+            target: target.to_owned(),
+            target_sha256: target_sha256.to_owned(),
+            version: version.to_owned(),
+            release,
+            manifest: String::new(),
+            state: State::Received,
+            kept: true,
+            last_active: 0,
+            received_at: 0,
+            since: 0,
+            note: String::new(),
+            plan: None,
+            acceptance: None,
+            updates: BTreeMap::new(),
+        }
+    }
 }
 
 /// One entry of a version's history.
@@ -383,6 +408,37 @@ pub fn note(writer: &Writer<'_>, slot: &str, digest: &str, note: &str) -> Result
     writer.tx().execute(
         "UPDATE model_versions SET note = ?3 WHERE slot = ?1 AND digest = ?2 AND note <> ?3",
         params![slot, digest, note],
+    )?;
+    Ok(())
+}
+
+/// A candidate begins to run on this hardware, which may take the daemon down. Yields which try this is, from 1.
+pub fn begin_trial(writer: &Writer<'_>, slot: &str, digest: &str) -> Result<u32, LedgerError> {
+    note(writer, slot, digest, "runs on this hardware")?;
+    writer
+        .tx()
+        .query_row(
+            "UPDATE model_versions SET trials = trials + 1 WHERE slot = ?1 AND digest = ?2 RETURNING trials",
+            [slot, digest],
+            |row| row.get(0),
+        )
+        .optional()?
+        .ok_or(LedgerError::NotFound("version of that model"))
+}
+
+/// The daemon outlived its run on this hardware.
+pub fn end_trial(writer: &Writer<'_>, slot: &str, digest: &str) -> Result<(), LedgerError> {
+    writer
+        .tx()
+        .execute("UPDATE model_versions SET trials = 0 WHERE slot = ?1 AND digest = ?2", [slot, digest])?;
+    Ok(())
+}
+
+/// Takes a try back that was broken off on purpose: a stop of the daemon is not the candidate's fault.
+pub fn take_back_trial(writer: &Writer<'_>, slot: &str, digest: &str) -> Result<(), LedgerError> {
+    writer.tx().execute(
+        "UPDATE model_versions SET trials = trials - 1 WHERE slot = ?1 AND digest = ?2 AND trials > 0",
+        [slot, digest],
     )?;
     Ok(())
 }

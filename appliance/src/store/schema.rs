@@ -577,6 +577,31 @@ CREATE TABLE shadow_reports (               -- as it stood when people approved,
     page            TEXT NOT NULL           -- HTML
 );
 "#,
+    // A candidate that takes the daemon down with it.
+    r#"
+ALTER TABLE model_versions ADD COLUMN trials INTEGER NOT NULL DEFAULT 0; -- runs on this hardware that did not end
+"#,
+    // Recall notices and the record of the repository: who signed a notice is a part of what it is (the same text of
+    // two roles reaches different models), why one cannot be obeyed, and a person's word to begin anew.
+    r#"
+CREATE TABLE model_recalls_by_role (
+    sha256          TEXT NOT NULL,
+    target          TEXT NOT NULL,
+    role            TEXT NOT NULL,          -- who signed it
+    at              INTEGER NOT NULL,
+    text            TEXT NOT NULL,          -- TOML, as it was signed; empty: it could not be had
+    note            TEXT NOT NULL,          -- what was done, or why it cannot be obeyed
+    clause          TEXT NOT NULL DEFAULT '', -- by which it cannot be obeyed; empty: it is
+    matched         INTEGER NOT NULL DEFAULT 0, -- versions on this box that it names
+    PRIMARY KEY (target, sha256, role)
+);
+INSERT INTO model_recalls_by_role (sha256, target, role, at, text, note)
+    SELECT sha256, target, role, at, text, note FROM model_recalls;
+DROP TABLE model_recalls;
+ALTER TABLE model_recalls_by_role RENAME TO model_recalls;
+
+ALTER TABLE model_trust ADD COLUMN anew INTEGER NOT NULL DEFAULT 0; -- 1: a person lets the next look be the first
+"#,
     // Updates of the firmware image; from which release on a ledger may be opened.
     r#"
 -- BREAKS OLDER RELEASES: those before this one know nothing of a ledger's reach.

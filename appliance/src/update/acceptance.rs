@@ -22,7 +22,8 @@ use tokio::sync::mpsc;
 use super::evidence::Kept;
 use super::{Managed, Updates};
 use crate::infer;
-use crate::infer::trial::{self, Input};
+use crate::infer::engine::EngineError;
+use crate::infer::trial::{self, Input, NotRun};
 use crate::raw::RawOutput;
 use lightbox_models::trust::Verified;
 
@@ -42,9 +43,28 @@ pub(super) struct Candidates {
     pub(super) compared: BTreeMap<Comparator, Arc<Bundle>>,
 }
 
+/// Why there is nothing to rule on.
+pub(super) enum Unfinished {
+    /// What is missing: nothing was proved or disproved.
+    Waits(String),
+    /// The candidate does not keep within its own limits: it would hold up this box's patients.
+    Fails(String),
+}
+
+impl From<String> for Unfinished {
+    fn from(why: String) -> Self {
+        Unfinished::Waits(why)
+    }
+}
+
+/// A candidate that takes too long does so again: it is not run on the next case.
+fn too_long(why: &NotRun, case: &str) -> Option<Unfinished> {
+    let NotRun::Engine(error @ EngineError::TooLong(_)) = why else { return None };
+    Some(Unfinished::Fails(format!("acceptance-run: case {case:?}: {error}")))
+}
+
 impl Updates {
-    /// Runs everything that the plan asks for. The error says what is missing; then nothing was proved or
-    /// disproved.
+    /// Runs everything that the plan asks for.
     pub(super) async fn run_acceptance(
         &self,
         verified: &Verified,
@@ -52,7 +72,7 @@ impl Updates {
         plan: &Plan,
         criteria: &BTreeSet<String>,
         bundles: &Candidates,
-    ) -> Result<Kept, String> {
+    ) -> Result<Kept, Unfinished> {
         for bundle in bundles.compared.values().chain([&bundles.candidate]) {
             infer::load(bundle, &self.engine).await.map_err(|error| format!("the engine: {error}"))?;
         }
@@ -86,16 +106,19 @@ impl Updates {
         Ok(kept)
     }
 
-    async fn run_golden(&self, bundle: &Arc<Bundle>) -> Result<Vec<GoldenOutcome>, String> {
+    async fn run_golden(&self, bundle: &Arc<Bundle>) -> Result<Vec<GoldenOutcome>, Unfinished> {
         let mut outcomes = Vec::new();
         for case in &bundle.manifest().golden {
             let (reader, asked) = (bundle.clone(), case.clone());
             let read = tokio::task::spawn_blocking(move || reader.read_golden(&asked)).await;
             let (bytes, expected) =
                 read.map_err(|_| "interrupted".to_owned())?.map_err(|error| error.to_string())?;
-            let deviations = match trial::run(bundle, &self.engine, Input::Dicom(bytes, case.frame)).await {
+            let deviations = match trial::run(bundle, &self.behind, Input::Dicom(bytes, case.frame)).await {
                 Ok(found) => expected.compare(case, &found.tensors).iter().map(ToString::to_string).collect(),
-                Err(why) => vec![format!("did not run: {why}")],
+                Err(why) => match too_long(&why, &case.name) {
+                    Some(fails) => return Err(fails),
+                    None => vec![format!("did not run: {why}")],
+                },
             };
             outcomes.push(GoldenOutcome { name: case.name.clone(), deviations });
         }
@@ -123,7 +146,7 @@ impl Updates {
         sealed: &Path,
         sha256: &str,
         bundles: &Candidates,
-    ) -> Result<BTreeMap<String, Run>, String> {
+    ) -> Result<BTreeMap<String, Run>, Unfinished> {
         let (sender, mut cases) = mpsc::channel::<(Case, Vec<u8>)>(1);
         let (path, named, secret) = (sealed.to_owned(), sha256.to_owned(), secret(&self.identity));
         let reading = tokio::task::spawn_blocking(move || read_set(&path, &named, &secret, &sender));
@@ -142,11 +165,16 @@ impl Updates {
                     CaseInput::Dicom { frame } => Input::Dicom(bytes.clone(), *frame),
                     CaseInput::Tensor { shape } => Input::Tensor(bytes.clone(), shape.clone()),
                 };
-                match trial::run(bundle, &self.engine, input).await {
+                match trial::run(bundle, &self.behind, input).await {
                     Ok(found) => {
                         rows.entry(digest).or_default().extend(rows_of(bundle, &case, &found.output));
                     }
                     Err(why) => {
+                        let fails = too_long(&why, &case.name);
+                        if let Some(fails) = fails.filter(|_| *digest == bundles.candidate.digest()) {
+                            return Err(fails);
+                        }
+                        let why = why.to_string();
                         tracing::warn!(case = case.name, digest, why, "an acceptance case did not run");
                     }
                 }

@@ -1,9 +1,8 @@
 //! A look at the repository: is it the publisher's, and newer; what does it recall; what is new for us.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
-use lightbox_models::life_cycle::State;
 use lightbox_models::pack;
 use lightbox_models::plan::Plan;
 use lightbox_models::trust::{self, Clause, Folder, Known, Override, Refusal, Source, Target, Verified};
@@ -11,6 +10,7 @@ use lightbox_models::{Bundle, Manifest};
 use serde_json::json;
 
 use super::{Managed, Updates};
+use crate::audit::Outcome;
 use crate::config::chain;
 use crate::store::ledger::LedgerError;
 use crate::store::models::{self, Actor, PlanRow, RefusedTarget, VersionRow};
@@ -35,9 +35,9 @@ impl From<LedgerError> for Failed {
 }
 
 /// A packed bundle that was fetched and checked.
-struct Fetched {
-    target: Target,
-    file: PathBuf,
+struct Fetched<'a> {
+    target: &'a Target,
+    file: &'a Path,
     manifest: Manifest,
     digest: String,
 }
@@ -47,13 +47,20 @@ impl Updates {
     pub(super) async fn check(&self, by: &str, override_reason: Option<&str>) -> String {
         tracing::info!(by, "looking at the repository of models");
         match self.look(by, override_reason).await {
-            Ok(()) => "verified".into(),
+            Ok(left) if left.is_empty() => "verified".into(),
+            Ok(left) => format!("verified, but not all of it could be taken: {}", left.join("; ")),
             Err(Failed::Refused(refusal)) => {
                 let (clause, problem) = (refusal.clause.name().to_owned(), refusal.to_string());
+                let outcome = match refusal.clause.is_serious() {
+                    true => Outcome::Serious,
+                    false => Outcome::Minor,
+                };
                 tracing::warn!(clause, problem, "the repository of models is refused");
                 let (said, by) = (problem.clone(), by.to_owned());
-                let kept =
-                    self.ledger.write(move |writer| models::keep_checked(writer, &clause, &said, &by)).await;
+                let kept = self
+                    .ledger
+                    .write(move |writer| models::keep_checked(writer, &clause, &said, &by, outcome))
+                    .await;
                 self.report(kept, "the look at the repository cannot be written down");
                 format!("refused: {problem}")
             }
@@ -65,7 +72,8 @@ impl Updates {
         }
     }
 
-    async fn look(&self, by: &str, override_reason: Option<&str>) -> Result<(), Failed> {
+    /// Yields what could not be taken, for people.
+    async fn look(&self, by: &str, override_reason: Option<&str>) -> Result<Vec<String>, Failed> {
         let updates = &self.site.file.updates;
         let source: Arc<dyn Source> = match (&updates.repository, &self.mirror) {
             (Some(folder), _) => Arc::new(Folder::new(folder)),
@@ -87,13 +95,20 @@ impl Updates {
         })?;
         let (before, versions) =
             self.ledger.read(|reader| Ok((models::trust(reader)?, models::versions(reader, None)?))).await?;
-        let used = self.folders.was_used() || !versions.is_empty();
+        let anew = before.as_ref().is_some_and(|before| before.anew);
+        let used = (self.folders.was_used().map_err(of_disk)? || !versions.is_empty()) && !anew;
         let seen = before.and_then(|before| before.seen);
         let known = Known::read(seen.as_deref(), used).map_err(Failed::Refused)?;
         let exception = override_reason.map(|why| Override { who: by.to_owned(), why: why.to_owned() });
-        let verified = trust::verify(source, &trusted, &known, self.clock.now(), exception.as_ref())
-            .await
-            .map_err(Failed::Refused)?;
+        let examined =
+            trust::examine(source, &trusted, &known, self.clock.now()).await.map_err(Failed::Refused)?;
+        // Stopping comes first, and asks for no date.
+        let unheard = self.recalls(&examined).await?.into_iter().next();
+        let verified = match (examined.accept(exception.as_ref()), &unheard) {
+            (Ok(verified), _) => verified,
+            (Err(_), Some(unheard)) => return Err(Failed::Refused(unheard.clone())),
+            (Err(late), None) => return Err(Failed::Refused(late)),
+        };
         // On disk before anything of it is used.
         let (json, by) = (verified.seen().to_json(), by.to_owned());
         let expires = verified.expires().unix_timestamp().saturating_mul(1000);
@@ -104,42 +119,80 @@ impl Updates {
         self.ledger.write(move |writer| models::keep_seen(writer, &json, expires, &by, overridden)).await?;
         self.folders.make().and_then(|()| self.folders.mark_used()).map_err(of_disk)?;
 
-        self.recalls(&verified).await?;
+        if let Some(unheard) = unheard {
+            return Err(Failed::Refused(unheard));
+        }
+        let mut left = Vec::new();
         for model in &self.models {
-            let note = match self.look_for(&verified, model).await {
-                Ok(()) => String::new(),
-                Err(Failed::Refused(refusal)) => refusal.to_string(),
-                Err(Failed::Box(LedgerError::Illegal(why))) => why,
-                Err(failed) => return Err(failed),
+            let notes = match self.look_for(&verified, model).await {
+                Ok(notes) => notes,
+                Err(failed) => vec![told(failed)?],
             };
+            let note = notes.join("; ");
             if !note.is_empty() {
                 tracing::warn!(model = model.name, note, "a model cannot be brought up to date");
             }
+            left.extend(notes.into_iter().map(|note| format!("model {}: {note}", model.name)));
             let slot = model.name.clone();
             self.ledger.write(move |writer| models::note_slot(writer, &slot, &note)).await?;
         }
         self.apply_recalls().await?;
-        Ok(())
+        Ok(left)
     }
 
     /// One model: its plan, then its versions, the oldest release first, as each is judged against the one
-    /// before. A version on its way is brought to its end before the next one is looked at.
-    async fn look_for(&self, verified: &Verified, model: &Managed) -> Result<(), Failed> {
+    /// before. A version on its way is brought to its end before the next one is fetched. Yields why bundles could
+    /// not be taken: one that cannot does not keep back the next.
+    async fn look_for(&self, verified: &Verified, model: &Managed) -> Result<Vec<String>, Failed> {
         self.plan(verified, model).await?;
         self.advance(verified, model).await?;
-        let mut fetched = self.fetch_new(verified, model).await?;
-        fetched.sort_by_key(|found| found.manifest.model.release);
         let mut judged = super::settle::Judged::default();
-        for found in fetched {
-            if self.pending(model).await?.is_none() {
-                self.receive(model, &found).await?;
-                self.advance(verified, model).await?;
-                self.settle(model, &mut judged).await?;
+        let mut left = Vec::new();
+        for target in self.new_bundles(verified, model).await? {
+            if self.pending(model).await?.is_some() {
+                break;
             }
-            // What waits for its turn is fetched again then.
-            tokio::fs::remove_file(&found.file).await.map_err(of_disk)?;
+            let file = self.folders.incoming.join(format!("{}.lightbox", target.sha256));
+            let taken = match self.fetch(verified, model, &target, &file).await {
+                Ok(Ok(fetched)) => self.take(verified, model, &fetched, &mut judged).await.map(|()| None),
+                Ok(Err(why)) => Ok(Some(why)),
+                Err(failed) => Err(failed),
+            };
+            // Whatever came of it: what is not unpacked by now is fetched again when its turn comes.
+            let removed = tokio::fs::remove_file(&file).await;
+            match taken {
+                Ok(why) => left.extend(why),
+                Err(failed) => {
+                    let why = told(failed)?;
+                    let (slot, target, said) = (model.name.clone(), target.clone(), why.clone());
+                    self.ledger
+                        .write(move |writer| {
+                            models::audit_not_taken(writer, &slot, &target.name, &target.sha256, &said)
+                        })
+                        .await?;
+                    left.push(why);
+                }
+            }
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(of_disk(error).into());
+                }
+                _ => {}
+            }
         }
-        Ok(())
+        Ok(left)
+    }
+
+    async fn take(
+        &self,
+        verified: &Verified,
+        model: &Managed,
+        fetched: &Fetched<'_>,
+        judged: &mut super::settle::Judged,
+    ) -> Result<(), Failed> {
+        self.receive(model, fetched).await?;
+        self.advance(verified, model).await?;
+        Ok(self.settle(model, judged).await?)
     }
 
     async fn plan(&self, verified: &Verified, model: &Managed) -> Result<(), Failed> {
@@ -166,8 +219,8 @@ impl Updates {
         Ok(())
     }
 
-    /// Fetches the bundles that are new to this box. What is no bundle is written down and not asked for again.
-    async fn fetch_new(&self, verified: &Verified, model: &Managed) -> Result<Vec<Fetched>, Failed> {
+    /// The bundles that are new to this box, the oldest release first.
+    async fn new_bundles(&self, verified: &Verified, model: &Managed) -> Result<Vec<Target>, Failed> {
         let name = model.name.clone();
         let (versions, refused) = self
             .ledger
@@ -175,67 +228,70 @@ impl Updates {
                 Ok((models::versions(reader, Some(&name))?, models::refused_targets(reader)?))
             })
             .await?;
-        if versions.iter().any(|version| super::steps::is_pending(version.state)) {
-            return Ok(Vec::new());
-        }
         let known = |target: &Target| {
             versions.iter().any(|version| version.target_sha256 == target.sha256)
                 || refused.iter().any(|old| old.slot == model.name && old.target_sha256 == target.sha256)
         };
-        let new: Vec<Target> = verified
-            .targets()
-            .filter(|target| model.is_bundle(&target.name) && !known(target))
-            .cloned()
-            .collect();
-        let mut fetched = Vec::new();
-        for target in new {
-            let file = self.folders.incoming.join(format!("{}.lightbox", target.sha256));
-            tracing::info!(
-                model = model.name,
-                bundle = target.name,
-                bytes = target.length,
-                "fetching a bundle"
-            );
-            let mut tenths = 0;
-            let mut progress = |done: u64, all: u64| {
-                let now = done.saturating_mul(10) / all.max(1);
-                if now > tenths && all > 64 << 20 {
-                    tenths = now;
-                    tracing::info!(done, all, "fetching a bundle");
-                }
-            };
-            verified
-                .save_target(&target.name, BUNDLE_BYTES_MAX, &file, &mut progress)
-                .await
-                .map_err(Failed::Refused)?;
-            let packed = file.clone();
-            let checked = tokio::task::spawn_blocking(move || pack::check(&packed, &mut |_| {})).await;
-            match checked.map_err(|_| LedgerError::Panicked)? {
-                Ok(packed) => {
-                    fetched.push(Fetched { target, file, manifest: packed.manifest, digest: packed.digest });
-                }
-                Err(error) => {
-                    let why = chain(&error);
-                    tracing::warn!(model = model.name, bundle = target.name, why, "a target is no bundle");
-                    let refused = RefusedTarget {
-                        slot: model.name.clone(),
-                        target: target.name,
-                        target_sha256: target.sha256,
-                        at: 0,
-                        clause: error.clause().to_owned(),
-                        why,
-                    };
-                    self.ledger.write(move |writer| models::refuse_target(writer, &refused)).await?;
-                    tokio::fs::remove_file(&file).await.map_err(of_disk)?;
-                }
+        let targets = verified.targets().filter(|target| model.is_bundle(&target.name) && !known(target));
+        let mut new: Vec<Target> = targets.cloned().collect();
+        new.sort_by_cached_key(|target| (release(model, target), target.name.clone()));
+        Ok(new)
+    }
+
+    /// Fetches a bundle and looks whether it is one. What is none is written down and not asked for again: the
+    /// inner error says why.
+    async fn fetch<'a>(
+        &self,
+        verified: &Verified,
+        model: &Managed,
+        target: &'a Target,
+        file: &'a Path,
+    ) -> Result<Result<Fetched<'a>, String>, Failed> {
+        let folder = self.folders.incoming.clone();
+        let free = tokio::task::spawn_blocking(move || free_bytes(&folder)).await;
+        let free = free.map_err(|_| LedgerError::Panicked)?.map_err(of_disk)?;
+        let reserve = self.site.file.store.reserve_mib << 20;
+        if let Some(why) = no_room(target, free, reserve) {
+            return Err(LedgerError::Illegal(why).into());
+        }
+        tracing::info!(model = model.name, bundle = target.name, bytes = target.length, "fetching a bundle");
+        let mut tenths = 0;
+        let mut progress = |done: u64, all: u64| {
+            let now = done.saturating_mul(10) / all.max(1);
+            if now > tenths && all > 64 << 20 {
+                tenths = now;
+                tracing::info!(done, all, "fetching a bundle");
+            }
+        };
+        verified
+            .save_target(&target.name, BUNDLE_BYTES_MAX, file, &mut progress)
+            .await
+            .map_err(Failed::Refused)?;
+        let packed = file.to_owned();
+        let checked = tokio::task::spawn_blocking(move || pack::check(&packed, &mut |_| {})).await;
+        match checked.map_err(|_| LedgerError::Panicked)? {
+            Ok(packed) => Ok(Ok(Fetched { target, file, manifest: packed.manifest, digest: packed.digest })),
+            Err(error) => {
+                let why = chain(&error);
+                tracing::warn!(model = model.name, bundle = target.name, why, "a target is no bundle");
+                let said = format!("{} is no bundle: {}: {why}", target.name, error.clause());
+                let refused = RefusedTarget {
+                    slot: model.name.clone(),
+                    target: target.name.clone(),
+                    target_sha256: target.sha256.clone(),
+                    at: 0,
+                    clause: error.clause().to_owned(),
+                    why,
+                };
+                self.ledger.write(move |writer| models::refuse_target(writer, &refused)).await?;
+                Ok(Err(said))
             }
         }
-        Ok(fetched)
     }
 
     /// Unpacks a bundle into its folder, then lets its life begin.
-    async fn receive(&self, model: &Managed, found: &Fetched) -> Result<(), Failed> {
-        let (file, folder) = (found.file.clone(), self.folders.bundle(&found.digest));
+    async fn receive(&self, model: &Managed, found: &Fetched<'_>) -> Result<(), Failed> {
+        let (file, folder) = (found.file.to_owned(), self.folders.bundle(&found.digest));
         let digest = found.digest.clone();
         let unpacked = tokio::task::spawn_blocking(move || -> Result<String, LedgerError> {
             // An earlier try may have come as far as the folder; another slot may have the bundle.
@@ -250,31 +306,115 @@ impl Updates {
             std::fs::read_to_string(folder.join("manifest.toml")).map_err(of_disk)
         });
         let manifest = unpacked.await.map_err(|_| LedgerError::Panicked)??;
+        let (target, model_of) = (found.target, &found.manifest.model);
         let row = VersionRow {
             slot: model.name.clone(),
             digest: found.digest.clone(),
-            target: found.target.name.clone(),
-            target_sha256: found.target.sha256.clone(),
-            version: found.manifest.model.version.clone(),
-            release: found.manifest.model.release,
             manifest,
-            state: State::Received,
-            kept: true,
-            last_active: 0,
-            received_at: 0,
-            since: 0,
-            note: String::new(),
-            plan: None,
-            acceptance: None,
-            updates: Default::default(),
+            ..VersionRow::received(&target.name, &target.sha256, &model_of.version, model_of.release)
         };
         self.ledger.write(move |writer| models::receive(writer, &row, &Actor::the_box("fetched"))).await?;
+        // It may have been recalled before it came: then it is not judged, and never active.
+        self.apply_recalls().await?;
         Ok(())
     }
+}
+
+/// A failure that concerns one model or bundle only, in words.
+fn told(failed: Failed) -> Result<String, Failed> {
+    match failed {
+        Failed::Refused(refusal) => Ok(refusal.to_string()),
+        Failed::Box(LedgerError::Illegal(why)) => Ok(why),
+        Failed::Box(_) => Err(failed),
+    }
+}
+
+/// Which release a bundle is by what its publisher says of it, or else by the numbers in its name. It only orders the
+/// fetching: the manifest's release is what is judged.
+fn release(model: &Managed, target: &Target) -> Vec<u64> {
+    let said = target.custom.get("release").and_then(serde_json::Value::as_u64);
+    let tail = target.name.strip_prefix(&model.target).unwrap_or_default();
+    let mut numbers: Vec<u64> =
+        tail.split(|one: char| !one.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
+    if let Some(said) = said {
+        numbers = vec![said];
+    }
+    numbers
+}
+
+/// Why a bundle is not fetched: packed and unpacked it lies on the disk twice, beside what is kept for images.
+fn no_room(target: &Target, free: u64, reserve: u64) -> Option<String> {
+    let need = target.length.saturating_mul(2).saturating_add(reserve);
+    (free < need).then(|| {
+        format!(
+            "room: {} needs {need} bytes, of which {reserve} stay free for images (store.reserve_mib); {free} are free; \
+             remedy: make room on the disk of appliance.data_dir",
+            target.name
+        )
+    })
+}
+
+fn free_bytes(folder: &Path) -> std::io::Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(folder)?;
+    Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
 }
 
 fn of_disk(error: std::io::Error) -> LedgerError {
     LedgerError::Illegal(format!(
         "the folder of models cannot be used: {error}; remedy: check room and rights of appliance.data_dir"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use lightbox_models::trust::Delegate;
+
+    use super::*;
+
+    fn target(name: &str, release: Option<u64>) -> Target {
+        Target {
+            name: format!("vendors/acme/{name}.lightbox"),
+            role: Delegate::Vendor("acme".into()),
+            length: 100,
+            sha256: "ab".into(),
+            custom: release.map(|release| ("release".to_owned(), json!(release))).into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn bundles_are_fetched_in_the_order_of_their_releases() {
+        let model =
+            Managed { name: "d".into(), target: "vendors/acme/detector".into(), plan: "plans/p.toml".into() };
+        let mut targets = [
+            target("detector-10", None),
+            target("detector-2.1.0", None),
+            target("detector-9-rc1", None),
+            target("detector/3", None),
+            target("detector-2.0.9", None),
+            target("detector-0", Some(11)),
+        ];
+        targets.sort_by_cached_key(|target| (release(&model, target), target.name.clone()));
+        let order: Vec<&str> = targets.iter().map(|target| &target.name["vendors/acme/".len()..]).collect();
+        assert_eq!(
+            order,
+            [
+                "detector-2.0.9.lightbox",
+                "detector-2.1.0.lightbox",
+                "detector/3.lightbox",
+                "detector-9-rc1.lightbox",
+                "detector-10.lightbox",
+                "detector-0.lightbox",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bundle_without_room_is_not_begun() {
+        let one = target("detector-1", None);
+        assert_eq!(no_room(&one, 1200, 1000), None);
+        let why = no_room(&one, 1199, 1000).unwrap();
+        assert!(why.starts_with("room: vendors/acme/detector-1.lightbox needs 1200 bytes"), "{why}");
+        let endless = Target { length: u64::MAX, ..one };
+        assert!(no_room(&endless, u64::MAX - 1, 1).is_some());
+    }
 }

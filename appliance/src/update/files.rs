@@ -38,23 +38,17 @@ impl Folders {
         self.models.join("repository-was-used")
     }
 
-    /// Whether a repository was used.
-    pub fn was_used(&self) -> bool {
-        self.mark().exists()
+    /// Whether a repository was used. A mark that cannot be looked for is no mark that is missing.
+    pub fn was_used(&self) -> io::Result<bool> {
+        self.mark().try_exists()
     }
 
     /// Marks that a repository was used; after the record was written, never before.
     pub fn mark_used(&self) -> io::Result<()> {
-        if self.was_used() {
+        if self.was_used()? {
             return Ok(());
         }
         File::create(self.mark())?.sync_all()?;
-        folder::sync(&self.models)
-    }
-
-    /// Takes the mark away.
-    pub(super) fn unmark(&self) -> io::Result<()> {
-        fs::remove_file(self.mark())?;
         folder::sync(&self.models)
     }
 
@@ -96,10 +90,16 @@ mod tests {
         fs::create_dir(folders.bundle("bb")).unwrap();
         fs::create_dir(folders.models.join(".unpacking-cc-1")).unwrap();
         fs::write(folders.incoming.join("x.lightbox.part"), b"x").unwrap();
-        assert!(!folders.was_used());
+        assert!(!folders.was_used().unwrap());
         folders.mark_used().unwrap();
         assert_eq!(folders.clean(&["aa".into()]).unwrap(), 3);
-        assert!(folders.bundle("aa").is_dir() && !folders.bundle("bb").exists() && folders.was_used());
+        assert!(
+            folders.bundle("aa").is_dir() && !folders.bundle("bb").exists() && folders.was_used().unwrap()
+        );
         assert_eq!(folders.clean(&["aa".into()]).unwrap(), 0);
+        // A fault is not "never used".
+        let blocked = data.path().join("file");
+        fs::write(&blocked, b"x").unwrap();
+        assert!(Folders::of(&blocked).was_used().is_err());
     }
 }

@@ -24,7 +24,7 @@ mod settle;
 mod shadow;
 mod steps;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lightbox_bootstrap::identity::DeviceIdentity;
@@ -122,7 +122,7 @@ pub fn model_lines(reader: &Connection) -> Result<Vec<ModelLine>, LedgerError> {
         lines.push(ModelLine {
             name: slot.slot,
             title: match (&manifest, active) {
-                (Some(manifest), Some(active)) => title(manifest, active),
+                (Some(manifest), Some(active)) => title(manifest, active, &slot.note),
                 _ => String::new(),
             },
             digest: active.map(|version| version.digest.clone()).unwrap_or_default(),
@@ -140,12 +140,14 @@ pub fn model_lines(reader: &Connection) -> Result<Vec<ModelLine>, LedgerError> {
     Ok(lines)
 }
 
-/// Name and version, and what people should know of it: a monitor warns, or another one was taken out of service
-/// for it.
-fn title(manifest: &Manifest, active: &models::VersionRow) -> String {
+/// Name and version, and what people should know of it: a monitor warns, another one was taken out of service
+/// for it, or what is published for it cannot be had: that may be its recall.
+fn title(manifest: &Manifest, active: &models::VersionRow, of_slot: &str) -> String {
     let title = format!("{} {}", manifest.model.name, manifest.model.version);
     let told = monitor::is_told(&active.note) || models::is_in_place(&active.note);
-    if told { format!("{title} ({})", active.note) } else { title }
+    let told = Some(active.note.as_str()).filter(|_| told);
+    let told: Vec<&str> = told.into_iter().chain(Some(of_slot).filter(|note| !note.is_empty())).collect();
+    if told.is_empty() { title } else { format!("{title} ({})", told.join("; ")) }
 }
 
 /// A version's manifest, as it was when its bundle was checked.
@@ -167,6 +169,10 @@ pub struct Updates {
     clock: SharedClock,
     registry: Registry,
     engine: EngineHandle,
+    /// The same for what has time: a candidate's acceptance waits while patients' studies do not.
+    behind: EngineHandle,
+    /// The version that runs on this hardware now, to be accepted or not.
+    trial: Mutex<Option<(String, String)>>,
     /// Told when a job may run that could not before.
     work: Arc<Notify>,
     folders: Folders,
@@ -193,7 +199,9 @@ impl Updates {
             identity: identity.clone(),
             clock: clock.clone(),
             registry: registry.clone(),
+            behind: engine.clone(),
             engine,
+            trial: Mutex::default(),
             work: work.clone(),
             folders: Folders::of(&site.file.appliance.data_dir),
             mirror: None,
@@ -221,6 +229,13 @@ impl Updates {
         }
     }
 
+    /// The same; what has time waits while `busy`.
+    #[must_use]
+    pub fn giving_way_to(mut self, busy: watch::Receiver<bool>) -> Self {
+        self.behind = self.engine.behind(busy);
+        self
+    }
+
     /// The same with the mirror that the site may name, known by the newest certificates.
     #[must_use]
     pub fn with_mirror(mut self, live: &watch::Receiver<Arc<Live>>) -> Self {
@@ -234,10 +249,18 @@ impl Updates {
             _ = stop.wait_for(|stop| *stop) => {}
             () = self.turns() => {}
         }
+        // A try that is broken off on purpose is none.
+        let broken_off = self.trial.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((slot, digest)) = broken_off {
+            let taken =
+                self.ledger.write(move |writer| models::take_back_trial(writer, &slot, &digest)).await;
+            self.report(taken, "a try on this hardware cannot be taken back");
+        }
     }
 
     async fn turns(&self) {
         self.report(self.clean().await, "what an interrupted installation left cannot be removed");
+        self.report(self.apply_recalls().await, "what was recalled cannot be taken out of service");
         self.report(self.load_active().await, "the active versions cannot be looked up");
         let minutes = self.site.file.updates.check_minutes;
         let every = Duration::from_secs(60 * minutes);

@@ -135,6 +135,20 @@ pub(super) fn left(plan: &Plan, standing: Option<&Standing>) -> Option<String> {
     (!left.is_empty()).then(|| left.join(" and "))
 }
 
+/// Whether no version is active.
+pub(super) fn is_empty(versions: &[VersionRow]) -> bool {
+    versions.iter().all(|version| version.state != State::Active)
+}
+
+/// What keeps a version from its time in shadow where none is active.
+pub(super) fn nothing_beside(left: &str) -> String {
+    format!(
+        "the plan asks that it runs beside the active version first ({left} are left), and none is active; remedy: \
+         bring an earlier one back (`lightbox models approve` with its --digest), or ask the vendor for a plan without \
+         time in shadow (site.shadow_hours and site.canary_cases 0)"
+    )
+}
+
 /// Why a version cannot be approved yet; none where it can.
 pub fn approval_refused(
     reader: &Connection,
@@ -149,10 +163,14 @@ pub fn approval_refused(
         State::Accepted | State::Shadow => {}
         // It was judged when it first became active; coming back is up to the people.
         State::RolledBack => return Ok(None),
+        // Good until it was followed, by one that is out of service now.
+        State::Retired if is_empty(&versions) => {
+            return Ok((!version.kept).then(|| format!("the files of version {} are gone", version.version)));
+        }
         state => {
             return Ok(Some(format!(
                 "version {} is {state}: only one that was accepted on this hardware, or that was rolled back, can be \
-                 approved",
+                 approved (one that was followed, while no version is active)",
                 version.version
             )));
         }
@@ -164,12 +182,8 @@ pub fn approval_refused(
     let standing = standing(reader, slot, digest)?;
     let left = left(&plan, standing.as_ref()).filter(|_| !first);
     Ok(left.map(|left| {
-        if versions.iter().all(|other| other.state != State::Active) {
-            return format!(
-                "the plan asks that version {} runs beside the active one first ({left} are left), and none is active; \
-                 remedy: approve an earlier version again (--digest)",
-                version.version
-            );
+        if is_empty(&versions) {
+            return format!("version {}: {}", version.version, nothing_beside(&left));
         }
         let fault = standing.map(|standing| standing.fault).filter(|fault| !fault.is_empty());
         let fault = fault.map(|fault| format!(" It does not run: {fault}.")).unwrap_or_default();

@@ -33,12 +33,14 @@ impl Updates {
     pub(super) async fn settle(&self, model: &Managed, judged: &mut Judged) -> Result<(), LedgerError> {
         let name = model.name.clone();
         let versions = self.ledger.read(move |reader| models::versions(reader, Some(&name))).await?;
-        let waiting: Vec<VersionRow> = versions
-            .into_iter()
-            .filter(|version| {
-                matches!(version.state, State::Accepted | State::Shadow | State::RolledBack) && version.kept
-            })
-            .collect();
+        let empty = report::is_empty(&versions);
+        let may_come = |state| match state {
+            State::Accepted | State::Shadow | State::RolledBack => true,
+            State::Retired => empty,
+            _ => false,
+        };
+        let waiting: Vec<VersionRow> =
+            versions.into_iter().filter(|version| may_come(version.state) && version.kept).collect();
         for version in waiting {
             let (slot, digest) = (model.name.clone(), version.digest.clone());
             let (approvals, event, plan, standing) = self
@@ -52,8 +54,9 @@ impl Updates {
                     ))
                 })
                 .await?;
-            // What people have taken out of service comes back by people only.
-            if version.state == State::RolledBack && approvals.is_empty() {
+            // What is out of service comes back by people only.
+            let is_out = matches!(version.state, State::RolledBack | State::Retired);
+            if is_out && approvals.is_empty() {
                 continue;
             }
             let on = format!(
@@ -77,7 +80,7 @@ impl Updates {
                 standing,
                 report: None,
             };
-            self.activate(model, &version, duties).await?;
+            self.activate(model, &version, duties, empty).await?;
         }
         Ok(())
     }
@@ -87,6 +90,7 @@ impl Updates {
         model: &Managed,
         version: &VersionRow,
         mut duties: Duties,
+        empty: bool,
     ) -> Result<(), LedgerError> {
         let matter = match self.matter(model, version).await? {
             Ok(matter) => matter,
@@ -99,9 +103,16 @@ impl Updates {
             duties.report = self.ledger.read(move |reader| ShadowReport::of(reader, &slot, &digest)).await?;
         }
         let report = duties.report.clone();
-        let back = version.state == State::RolledBack;
+        let back = matches!(version.state, State::RolledBack | State::Retired);
         let (event, verdict, plan, updates, expected) = if back {
             // It was judged when it first became active; coming back is up to the people.
+            let asked = matter.plan.site.approvals.max(1) as usize;
+            if life_cycle::people(&people) < asked {
+                let found = life_cycle::people(&people);
+                let why =
+                    format!("waits for approvals: {found} different people approved, asked for are {asked}");
+                return self.wait(version, why).await.map(drop);
+            }
             let expected = matter.before.as_ref().map(|before| before.digest.clone());
             (Event::Restore, None, matter.plan, version.updates.clone(), expected)
         } else {
@@ -118,6 +129,10 @@ impl Updates {
             if !verdict.allows() {
                 let lasting = verdict.broken().any(|clause| !WAITS.contains(&clause.name));
                 let why = broken(&verdict);
+                let left = report::left(&matter.plan, standing.as_ref()).filter(|_| matter.before.is_some());
+                if let Some(left) = left.filter(|_| empty && !lasting) {
+                    return self.wait(version, report::nothing_beside(&left)).await.map(drop);
+                }
                 return match lasting {
                     true => self.refuse(version, why, Some(verdict)).await.map(drop),
                     false

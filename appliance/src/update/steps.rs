@@ -2,13 +2,14 @@
 //! transaction, and can be judged again after a crash. From accepted to active: [`super::settle`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 
 use lightbox_models::life_cycle::{self, Event, Facts, State};
 use lightbox_models::plan::{Comparator, Plan, Stage, Verdict};
 use lightbox_models::trust::Verified;
 use sha2::{Digest, Sha256};
 
-use super::acceptance::Candidates;
+use super::acceptance::{Candidates, Unfinished};
 use super::evidence::{Before, Duties, Kept, Matter, broken};
 use super::registry::OpenError;
 use super::{Managed, Updates, manifest};
@@ -16,6 +17,9 @@ use crate::audit::chain::hex;
 use crate::config::chain;
 use crate::store::ledger::LedgerError;
 use crate::store::models::{self, Acceptance, Actor, VersionRow};
+
+/// Times that a candidate may take the daemon down with it while it runs on this hardware.
+const TRIALS_MAX: u32 = 3;
 
 /// The states of a version on its way.
 pub(super) fn is_pending(state: State) -> bool {
@@ -145,11 +149,25 @@ impl Updates {
             Ok(bundles) => bundles,
             Err(why) => return self.wait(version, why).await,
         };
-        self.say(version, "runs on this hardware").await?;
+        let (slot, digest) = (version.slot.clone(), version.digest.clone());
+        let tries = self.ledger.write(move |writer| models::begin_trial(writer, &slot, &digest)).await?;
+        if tries > TRIALS_MAX {
+            let why = format!(
+                "acceptance-run: the daemon ended each of the {TRIALS_MAX} times that it ran on this hardware"
+            );
+            return self.refuse(version, why, None).await;
+        }
+        *self.trial.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((version.slot.clone(), version.digest.clone()));
         tracing::info!(model = model.name, digest = version.digest, "acceptance begins");
-        let kept = match self.run_acceptance(verified, model, &matter.plan, &called, &bundles).await {
+        let ran = self.run_acceptance(verified, model, &matter.plan, &called, &bundles).await;
+        *self.trial.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let (slot, digest) = (version.slot.clone(), version.digest.clone());
+        self.ledger.write(move |writer| models::end_trial(writer, &slot, &digest)).await?;
+        let kept = match ran {
             Ok(kept) => kept,
-            Err(why) => return self.wait(version, why).await,
+            Err(Unfinished::Waits(why)) => return self.wait(version, why).await,
+            Err(Unfinished::Fails(why)) => return self.refuse(version, why, None).await,
         };
         let kept_for_rule = kept.clone();
         let (matter, verdict) =

@@ -1,6 +1,5 @@
 //! Everything that is wrong with a bundle's folder, at once.
 
-use std::fs;
 use std::path::Path;
 
 use lightbox_models::draft::UNDECIDED;
@@ -8,7 +7,7 @@ use lightbox_models::manifest::{Layout, MANIFEST_NAME, Manifest, Resize, Role};
 use lightbox_models::{Bundle, BundleError};
 
 use super::{golden, rough};
-use crate::infer::engine::Engine as _;
+use crate::infer::engine::{Engine as _, RunLimits};
 use crate::infer::onnx::{OnnxEngine, Outlets};
 
 /// The problems of a folder, each with file, line and key where there are such, and remedy. With an
@@ -16,7 +15,10 @@ use crate::infer::onnx::{OnnxEngine, Outlets};
 pub fn folder(folder: &Path, engine: Option<&mut OnnxEngine>) -> Vec<String> {
     let mut found: Vec<String> = Bundle::problems(folder).iter().map(told).collect();
     for path in texts(folder) {
-        undecided(&folder.join(path), &mut found);
+        // What leads out of the folder is told by the bundle's own check.
+        if let Ok(path) = super::below(folder, &path) {
+            undecided(&path, &mut found);
+        }
     }
     let Ok((_, manifest)) = rough(folder) else { return found };
     if let Some(engine) = engine {
@@ -36,7 +38,7 @@ fn told(problem: &BundleError) -> String {
 
 /// Card, SBOM and licence, as far as the manifest can be read.
 fn texts(folder: &Path) -> Vec<String> {
-    let text = fs::read_to_string(folder.join(MANIFEST_NAME)).unwrap_or_default();
+    let text = super::read_text(&folder.join(MANIFEST_NAME)).unwrap_or_default();
     let table: toml::Table = text.parse().unwrap_or_default();
     let files = table.get("file").and_then(toml::Value::as_array).into_iter().flatten();
     files
@@ -50,7 +52,7 @@ fn texts(folder: &Path) -> Vec<String> {
 
 fn undecided(path: &Path, found: &mut Vec<String>) {
     // What cannot be read is told by the bundle's own check.
-    let Ok(text) = fs::read_to_string(path) else { return };
+    let Ok(text) = super::read_text(path) else { return };
     for (at, line) in text.lines().enumerate().filter(|(_, line)| line.contains(UNDECIDED)) {
         let (path, line) = (path.display(), line.trim());
         found.push(format!("{path}:{}: nobody has decided this: {line}; remedy: write it out", at + 1));
@@ -61,7 +63,9 @@ fn network(folder: &Path, manifest: &Manifest, engine: &mut OnnxEngine, found: &
     let path = folder.join(MANIFEST_NAME);
     for role in [Role::Network, Role::NetworkFp16] {
         let Some(file) = manifest.file_of(role) else { continue };
-        let Ok(bytes) = fs::read(folder.join(&file.path)) else { continue };
+        let Ok(bytes) = super::below(folder, &file.path).and_then(|path| super::read_whole(&path)) else {
+            continue;
+        };
         match engine.outlets(&bytes) {
             Ok(outlets) => {
                 let told = compare(manifest, &outlets, role).into_iter();
@@ -123,17 +127,19 @@ fn cases(
     found: &mut Vec<String>,
 ) {
     // That it cannot be loaded is told already.
-    let Ok(mut model) = engine.load(network) else { return };
+    let Ok(mut model) = engine.load(network, RunLimits::of(&manifest.resources)) else { return };
     for (at, case) in manifest.golden.iter().enumerate() {
         let key = format!("{}: golden[{at}]", folder.join(MANIFEST_NAME).display());
-        let run = match golden::run(model.as_mut(), manifest, &folder.join(&case.input), case.frame) {
+        let input = super::below(folder, &case.input);
+        let run = match input.and_then(|input| golden::run(model.as_mut(), manifest, &input, case.frame)) {
             Ok(run) => run,
             Err(error) => {
                 found.push(format!("{key}: {error:#}"));
                 continue;
             }
         };
-        let expected = fs::read(folder.join(&case.expected)).map_err(|error| error.to_string());
+        let expected = super::below(folder, &case.expected).and_then(|path| super::read_text(&path));
+        let expected = expected.map(String::into_bytes).map_err(|error| error.to_string());
         let deviations = match expected.and_then(|bytes| lightbox_models::golden::Expected::read(&bytes)) {
             Ok(expected) if expected.outputs.is_empty() => vec!["no outputs are written yet".to_owned()],
             Ok(expected) => expected.compare(case, &run.outputs).iter().map(ToString::to_string).collect(),

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use lightbox_models::Manifest;
 use lightbox_models::golden::{Expected, Tensor as Values};
+use lightbox_models::plain;
 
 use crate::infer::engine::{LoadedModel, Tensor, TensorData};
 use crate::infer::image::{Image, Limits};
@@ -18,6 +19,8 @@ pub fn run(
     frame: u32,
 ) -> anyhow::Result<Expected> {
     let named = || format!("{}", input.display());
+    // A pipe or a device would be waited for.
+    drop(plain::open(input).with_context(super::unread(input))?);
     let image = Image::open(input, &Limits::default()).with_context(named)?;
     if !header::selected(image.object(), &manifest.indication) {
         bail!(

@@ -93,9 +93,21 @@ scope = "global"
 [[criterion]]
 id = "C1"
 modifications = ["M1", "M2"]
-set_sha256 = "DECIDE: SHA-256 of the acceptance set's manifest"
+set_sha256 = "DECIDE: what `lightbox acceptance-set check` prints; `plan new --set` writes it"
 label = @LABEL
 metric = "sensitivity"
+tier = "flagged"
+positive_min = "DECIDE: least number of positive cases"
+negative_min = "DECIDE: least number of negative cases"
+estimate_min = "DECIDE: least point estimate, e.g. 0.9"
+interval = { level = 0.95, method = "wilson", lower_min = "DECIDE: least lower bound" }
+
+[[criterion]]
+id = "C2"
+modifications = ["M1", "M2"]
+set_sha256 = "DECIDE: what `lightbox acceptance-set check` prints; `plan new --set` writes it"
+label = @LABEL
+metric = "specificity"
 tier = "flagged"
 positive_min = "DECIDE: least number of positive cases"
 negative_min = "DECIDE: least number of negative cases"

@@ -1,16 +1,16 @@
 //! Writing what a machine can know into a bundle's folder: sizes, digests, golden outputs. The
 //! manifest's text stays as it is otherwise, comments included.
 
-use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use lightbox_models::manifest::{MANIFEST_NAME, Role};
+use lightbox_models::plain;
 use toml::de::DeTable;
 
-use super::{golden, hash, rough};
-use crate::infer::engine::Engine as _;
+use super::{below, golden, hash, read_text, read_whole, rough};
+use crate::infer::engine::{Engine as _, RunLimits};
 use crate::infer::onnx::OnnxEngine;
 
 /// Writes each file's size and SHA-256 as it is now; the SBOM's digest of a network follows it.
@@ -25,27 +25,29 @@ pub fn refresh(folder: &Path, engine: Option<&mut OnnxEngine>) -> anyhow::Result
                 folder.join(MANIFEST_NAME).display()
             )
         })?;
-        let path = folder.join(&network.path);
-        let bytes = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let mut model = engine.load(&bytes).with_context(|| format!("{}", path.display()))?;
+        let path = below(folder, &network.path)?;
+        let bytes = read_whole(&path)?;
+        let mut model = engine
+            .load(&bytes, RunLimits::of(&manifest.resources))
+            .with_context(|| format!("{}", path.display()))?;
         for case in &manifest.golden {
-            let expected = golden::run(model.as_mut(), &manifest, &folder.join(&case.input), case.frame)?;
-            write(&folder.join(&case.expected), &golden::text(&expected)?)?;
+            let (input, into) = (below(folder, &case.input)?, below(folder, &case.expected)?);
+            let expected = golden::run(model.as_mut(), &manifest, &input, case.frame)?;
+            write(&into, &golden::text(&expected)?)?;
             done.push(format!("{}: outputs of golden case {:?} written", case.expected, case.name));
         }
     }
     let path = folder.join(MANIFEST_NAME);
-    let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let text = read_text(&path)?;
     // The networks first: the SBOM names their digests, so that its own changes with them.
     let mut entries = entries(&path, &text)?;
     entries.sort_by_key(|entry| entry.role == "sbom");
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     let mut renamed: Vec<(String, String)> = Vec::new();
     for entry in &entries {
-        let file = folder.join(&entry.path);
+        let file = below(folder, &entry.path)?;
         if entry.role == "sbom" && !renamed.is_empty() {
-            let sbom =
-                fs::read_to_string(&file).with_context(|| format!("{}: cannot be read", file.display()))?;
+            let sbom = read_text(&file)?;
             let changed = renamed.iter().fold(sbom.clone(), |text, (old, new)| text.replace(old, new));
             if changed != sbom {
                 write(&file, &changed)?;
@@ -74,7 +76,12 @@ pub fn refresh(folder: &Path, engine: Option<&mut OnnxEngine>) -> anyhow::Result
 }
 
 pub(super) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
+    plain::write(path, text.as_bytes()).with_context(|| {
+        format!(
+            "{}: cannot be written; remedy: it must be a plain file that this user may write",
+            path.display()
+        )
+    })
 }
 
 struct Entry {

@@ -10,7 +10,7 @@ use serde_json::json;
 use toml::{Table, Value};
 
 use super::refresh::{refresh, write};
-use super::{hash, rough};
+use super::{hash, read_whole, rough};
 use crate::infer::onnx::{OnnxEngine, Outlet, Outlets};
 
 mod texts;
@@ -55,7 +55,7 @@ pub fn new(parts: &Parts, engine: Option<&mut OnnxEngine>, made: &str) -> anyhow
     let outlets = match &engine {
         Some(engine) => {
             let path = folder.join(&onnx);
-            let bytes = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+            let bytes = read_whole(&path)?;
             let outlets = engine.outlets(&bytes).with_context(|| format!("{}", path.display()))?;
             done.push(format!(
                 "{onnx}: inputs {}; outputs {}",
@@ -140,6 +140,10 @@ fn take(folder: &Path, path: &Path) -> anyhow::Result<String> {
     let failed = || format!("{}: cannot be read; remedy: check the path", path.display());
     let name = path.file_name().and_then(|name| name.to_str()).with_context(failed)?.to_owned();
     let into = folder.join(&name);
+    // A link of the vendor's own may be followed here; a pipe or a device has no end.
+    if !fs::metadata(path).with_context(failed)?.is_file() {
+        bail!("{}: not a file; remedy: give the file itself", path.display());
+    }
     let same = into.exists() && fs::canonicalize(&into)? == fs::canonicalize(path).with_context(failed)?;
     if !same {
         if into.exists() {

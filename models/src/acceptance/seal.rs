@@ -17,6 +17,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
 const VERSION: &str = "age-encryption.org/v1\n";
+/// What begins a recipient's part of the header.
+const RECIPIENT_STANZA: &str = "-> X25519 ";
+/// What begins the part that names a set by its digest.
+const SET_STANZA: &str = "-> lightbox-acceptance-set ";
 const CHUNK: usize = 64 << 10;
 const TAG: usize = 16;
 /// Longest header that is read, in bytes.
@@ -85,6 +89,42 @@ impl std::fmt::Display for Recipient {
 
 /// Seals a file. `random` fills what it is given with random bytes from the system.
 pub fn seal(
+    from: impl Read,
+    to: impl Write,
+    recipients: &[Recipient],
+    random: impl FnMut(&mut [u8]) -> io::Result<()>,
+) -> Result<(), SealError> {
+    seal_as(None, from, to, recipients, random)
+}
+
+/// Seals a set, whose digest the sealed file bears in the open, so that whoever publishes it need not open
+/// it: in a stanza of our own, which other implementations of age pass over as the format asks.
+pub fn seal_set(
+    digest: &str,
+    from: impl Read,
+    to: impl Write,
+    recipients: &[Recipient],
+    random: impl FnMut(&mut [u8]) -> io::Result<()>,
+) -> Result<(), SealError> {
+    seal_as(Some(digest), from, to, recipients, random)
+}
+
+/// The digest that a sealed set bears in the open, where it bears one. Nothing vouches for it: the box compares the
+/// set's own with what the plan names.
+pub fn set_digest(mut from: impl Read) -> Result<Option<String>, SealError> {
+    let (lines, _) = header_lines(&mut from)?;
+    let named = lines.iter().find_map(|line| line.strip_prefix(SET_STANZA));
+    Ok(named.map(|digest| digest.trim_end_matches('\n').to_owned()))
+}
+
+/// To how many a file is sealed.
+pub fn recipients(mut from: impl Read) -> Result<usize, SealError> {
+    let (lines, _) = header_lines(&mut from)?;
+    Ok(lines.iter().filter(|line| line.starts_with(RECIPIENT_STANZA)).count())
+}
+
+fn seal_as(
+    digest: Option<&str>,
     mut from: impl Read,
     mut to: impl Write,
     recipients: &[Recipient],
@@ -106,7 +146,11 @@ pub fn seal(
         cipher(&key)?
             .seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::empty(), &mut body)
             .map_err(|_| SealError::Key)?;
-        header.push_str(&format!("-> X25519 {}\n{}\n", BASE64.encode(share), BASE64.encode(body)));
+        header.push_str(&format!("{RECIPIENT_STANZA}{}\n{}\n", BASE64.encode(share), BASE64.encode(body)));
+    }
+    if let Some(digest) = digest {
+        // Its body is empty, and so one empty line.
+        header.push_str(&format!("{SET_STANZA}{digest}\n\n"));
     }
     header.push_str("---");
     let mac = hmac::sign(&header_key(&file_key)?, header.as_bytes());
@@ -165,28 +209,13 @@ pub fn open(mut from: impl Read, mut to: impl Write, secret: &[u8; 32]) -> Resul
 
 /// Reads the header, finds this device's part, and checks the whole.
 fn header(from: &mut impl Read, secret: &[u8; 32]) -> Result<[u8; 16], SealError> {
-    let mut text = String::new();
-    let mut lines = Vec::new();
-    let mac = loop {
-        let line = line(from)?;
-        if lines.is_empty() && line != VERSION {
-            return Err(SealError::NotSealed);
-        }
-        if let Some(mac) = line.strip_prefix("--- ") {
-            text.push_str("---");
-            break BASE64.decode(mac.trim_end_matches('\n')).map_err(|_| SealError::NotSealed)?;
-        }
-        text.push_str(&line);
-        if text.len() > HEADER_BYTES_MAX {
-            return Err(SealError::NotSealed);
-        }
-        lines.push(line);
-    };
+    let (lines, mac) = header_lines(from)?;
+    let text = format!("{}---", lines.concat());
     let secret = private(secret)?;
     let own = public(&secret)?;
     let mut found = None;
     for pair in lines.windows(2) {
-        let Some(share) = pair[0].strip_prefix("-> X25519 ") else { continue };
+        let Some(share) = pair[0].strip_prefix(RECIPIENT_STANZA) else { continue };
         let decode =
             |text: &str| BASE64.decode(text.trim_end_matches('\n')).map_err(|_| SealError::NotSealed);
         let share = <[u8; 32]>::try_from(decode(share)?).map_err(|_| SealError::NotSealed)?;
@@ -205,6 +234,26 @@ fn header(from: &mut impl Read, secret: &[u8; 32]) -> Result<[u8; 16], SealError
     let file_key = found.ok_or(SealError::NotForThisDevice)?;
     hmac::verify(&header_key(&file_key)?, text.as_bytes(), &mac).map_err(|_| SealError::Altered)?;
     Ok(file_key)
+}
+
+/// The header's lines, each with its end, up to the last one, whose code is apart.
+fn header_lines(from: &mut impl Read) -> Result<(Vec<String>, Vec<u8>), SealError> {
+    let (mut lines, mut length) = (Vec::new(), 0);
+    loop {
+        let line = line(from)?;
+        if lines.is_empty() && line != VERSION {
+            return Err(SealError::NotSealed);
+        }
+        if let Some(mac) = line.strip_prefix("--- ") {
+            let mac = BASE64.decode(mac.trim_end_matches('\n')).map_err(|_| SealError::NotSealed)?;
+            return Ok((lines, mac));
+        }
+        length += line.len();
+        if length > HEADER_BYTES_MAX {
+            return Err(SealError::NotSealed);
+        }
+        lines.push(line);
+    }
 }
 
 /// A line with its end; byte by byte, as what follows the header must not be taken.
@@ -325,6 +374,27 @@ mod tests {
         // Cut at a chunk's end: the last chunk is marked as the last.
         let long = sealed(&vec![1; CHUNK + 1], &[Recipient::of(&secret).expect("key")]);
         assert!(matches!(opened(&long[..long.len() - 1 - TAG], &secret), Err(SealError::Altered)));
+    }
+
+    #[test]
+    fn a_sealed_set_bears_its_digest_in_the_open() {
+        let (secret, digest) = ([7; 32], "ab".repeat(32));
+        let to = [Recipient::of(&secret).expect("key"), Recipient::of(&[9; 32]).expect("key")];
+        let mut sealed = Vec::new();
+        seal_set(&digest, &b"a set"[..], &mut sealed, &to, |bytes| {
+            bytes.fill(3);
+            Ok(())
+        })
+        .expect("sealed");
+        assert_eq!(set_digest(sealed.as_slice()).expect("reads"), Some(digest.clone()));
+        assert_eq!(recipients(sealed.as_slice()).expect("reads"), 2);
+        assert_eq!(opened(&sealed, &secret).expect("opens"), b"a set");
+        let at = sealed.windows(4).position(|bytes| bytes == b"abab").expect("it is there");
+        sealed[at] = b'c';
+        assert!(matches!(opened(&sealed, &secret), Err(SealError::Altered)), "the name is sealed too");
+        let plain = super::tests::sealed(b"x", &to);
+        assert_eq!(set_digest(plain.as_slice()).expect("reads"), None);
+        assert!(matches!(set_digest(&b"not sealed\n"[..]), Err(SealError::NotSealed)));
     }
 
     #[test]

@@ -3,11 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{Fault, fault, short_text};
-use crate::manifest::{Golden, MANIFEST_NAME, Manifest, Role};
+use crate::manifest::{Golden, MANIFEST_NAME, Manifest, Role, is_inside, is_sha256};
 
-/// Longest path of a file: what the name field of a tar header holds, so that a packed bundle needs
-/// no extended headers.
-const PATH_LENGTH_MAX: usize = 100;
 /// Most files of a bundle.
 const FILES_MAX: usize = 1000;
 /// Largest file: what the engine reads into memory, and below what a tar header can say.
@@ -26,11 +23,7 @@ pub(super) fn files(manifest: &Manifest) -> Result<(), Fault> {
     let mut seen = BTreeSet::new();
     for (at, file) in manifest.file.iter().enumerate() {
         let key = format!("file[{at}].path");
-        let plain = !file.path.is_empty()
-            && file.path.len() <= PATH_LENGTH_MAX
-            && file.path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
-            && file.path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte));
-        if !plain || file.path.eq_ignore_ascii_case(MANIFEST_NAME) {
+        if !is_inside(&file.path) || file.path.eq_ignore_ascii_case(MANIFEST_NAME) {
             return fault(
                 &key,
                 "not a path below the bundle's folder",
@@ -40,8 +33,7 @@ pub(super) fn files(manifest: &Manifest) -> Result<(), Fault> {
         if !seen.insert(file.path.to_ascii_lowercase()) {
             return fault(&key, "listed twice", "list each file once");
         }
-        let hex = file.sha256.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        if file.sha256.len() != 64 || !hex {
+        if !is_sha256(&file.sha256) {
             return fault(
                 &format!("file[{at}].sha256"),
                 "not a SHA-256",

@@ -1,10 +1,13 @@
 //! Reading a manifest: first by its types, then by what the types cannot say.
 
+mod doubts;
 mod files;
 mod identity;
 mod indication;
 mod labels;
 mod tensors;
+
+pub(crate) use doubts::doubts;
 
 use std::path::Path;
 

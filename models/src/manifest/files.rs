@@ -2,6 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Longest path of a file: what the name field of a tar header holds, so that a packed bundle needs
+/// no extended headers.
+pub const PATH_LENGTH_MAX: usize = 100;
+
+/// Whether a path leads to a place below the bundle's folder, by its text alone.
+pub fn is_inside(path: &str) -> bool {
+    !path.is_empty()
+        && path.len() <= PATH_LENGTH_MAX
+        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+        && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte))
+}
+
+/// Whether a text is a SHA-256 as all documents here write one: 64 lower-case hex digits.
+pub fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
 /// One file of the bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use files::{File, Golden, Role, Tolerance};
+pub use files::{File, Golden, PATH_LENGTH_MAX, Role, Tolerance, is_inside, is_sha256};
 pub use indication::{Excluded, Indication, Sex, Unstated};
 pub use input::{Input, Intensity, Interpolation, Layout, Monochrome1, Normalise, Resize, Scope};
 pub use output::{
@@ -68,6 +68,11 @@ impl Manifest {
     /// Every problem of a manifest's text, for whoever writes it; none where [`Manifest::read`] takes it.
     pub fn problems(file: &Path, text: &str) -> Vec<Problem> {
         crate::check::problems(file, text).0
+    }
+
+    /// What it may say, and hardly means: for whoever writes it.
+    pub fn doubts(&self) -> Vec<crate::Doubt> {
+        crate::check::doubts(self)
     }
 
     /// The first file of a role.

@@ -48,10 +48,7 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Packed, 
 
 pub(super) fn open(path: &Path) -> Result<File, PackError> {
     let failed = |source| PackError::Io { path: path.to_owned(), what: "read", source };
-    if !std::fs::symlink_metadata(path).map_err(failed)?.is_file() {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "a link or a special file")));
-    }
-    File::open(path).map_err(failed)
+    crate::plain::open(path).map_err(failed)
 }
 
 /// Reads a packed bundle from its first byte to its last and hands its files out.

@@ -62,6 +62,11 @@ impl Plan {
     pub fn problems(file: &Path, text: &str) -> Vec<Problem> {
         super::check::problems(file, text)
     }
+
+    /// What it may say, and hardly means, at that time (seconds since 1970): for whoever writes it.
+    pub fn doubts(&self, now: i64) -> Vec<crate::Doubt> {
+        super::lint::doubts(self, now)
+    }
 }
 
 /// Which plan, for what.

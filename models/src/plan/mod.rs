@@ -16,6 +16,7 @@ mod clauses;
 mod document;
 mod evaluate;
 mod evidence;
+mod lint;
 mod monitoring;
 mod verdict;
 

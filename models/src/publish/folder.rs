@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Addition, PublishError};
 use crate::bundle::hex;
+use crate::recall::{NOTICE_BYTES_MAX, Notice};
 use crate::trust::target_path;
 
 /// A file that was copied into the repository.
@@ -46,6 +47,9 @@ impl Folder {
     }
 
     pub(super) fn open(path: &Path) -> Result<Folder, PublishError> {
+        if !path.join("metadata").is_dir() {
+            return Err(PublishError::NoRepository(path.to_owned()));
+        }
         let lock = path.join(".lock");
         let file = File::options().create(true).append(true).open(&lock).map_err(failed(&lock, "written"))?;
         file.try_lock()
@@ -83,6 +87,9 @@ impl Folder {
                     role: addition.by.to_string(),
                     paths: addition.by.paths().join(" or "),
                 });
+            }
+            if addition.name.starts_with("recalls/") {
+                notice(&addition.file)?;
             }
             total += fs::metadata(&addition.file).map_err(failed(&addition.file, "read"))?.len();
         }
@@ -138,6 +145,14 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+/// A recall notice that no box could obey is not published.
+fn notice(file: &Path) -> Result<(), PublishError> {
+    let mut bytes = Vec::new();
+    let opened = File::open(file).map_err(failed(file, "read"))?;
+    opened.take(NOTICE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed(file, "read"))?;
+    Notice::read(file, &bytes).map(drop).map_err(PublishError::Notice)
 }
 
 fn sync(folder: &Path) -> Result<(), PublishError> {

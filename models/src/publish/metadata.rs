@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 use tough::TargetName;
@@ -103,6 +104,12 @@ impl State {
     pub(super) fn targets(&self) -> Vec<String> {
         let names = self.delegates.values().flat_map(|file| file.signed.targets.keys());
         names.map(|name| name.raw().to_owned()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    pub(super) fn described(&self) -> BTreeMap<String, BTreeMap<String, Value>> {
+        let all = self.delegates.values().flat_map(|file| &file.signed.targets);
+        all.map(|(name, target)| (name.raw().to_owned(), target.custom.clone().into_iter().collect()))
+            .collect()
     }
 
     pub(super) fn design(&self) -> Result<Design, PublishError> {
@@ -229,6 +236,23 @@ impl State {
         ];
         Ok((self, files))
     }
+}
+
+/// Whether a design has a role; a refusal names those that it has.
+pub(super) fn known(role: &Delegate, design: &Design) -> Result<(), PublishError> {
+    if design.delegates.contains_key(role) {
+        return Ok(());
+    }
+    let vendors = design.delegates.keys().filter_map(|known| match known {
+        Delegate::Vendor(name) => Some(name.clone()),
+        _ => None,
+    });
+    let (what, are): (String, Vec<String>) = match role {
+        Delegate::Vendor(name) => (format!("vendor {name}"), vendors.collect()),
+        other => (format!("role {other}"), design.delegates.keys().map(ToString::to_string).collect()),
+    };
+    let are = if are.is_empty() { "is none".to_owned() } else { format!("is: {}", are.join(", ")) };
+    Err(PublishError::NoSuchRole { role: role.to_string(), what, are })
 }
 
 /// Puts additions in and takes removals out.

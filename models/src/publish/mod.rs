@@ -81,6 +81,21 @@ pub enum PublishError {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// No repository.
+    #[error("{}: no repository is here; remedy: name its folder, or make one with `lightbox repository new`", .0.display())]
+    NoRepository(PathBuf),
+    /// A role that the repository does not have.
+    #[error(
+        "no {what}; there {are}; remedy: name one of these, or add one by `lightbox repository rotate --holder {role}=KEY`"
+    )]
+    NoSuchRole {
+        /// The role.
+        role: String,
+        /// In words, e.g. `vendor acme`.
+        what: String,
+        /// Those that there are, in words.
+        are: String,
+    },
     /// A target that the role may not vouch for.
     #[error("{target}: not a name that the role {role} may vouch for; remedy: put it below {paths}")]
     Name {
@@ -91,6 +106,9 @@ pub enum PublishError {
         /// The role's paths.
         paths: String,
     },
+    /// A recall notice that no box could obey.
+    #[error("a recall notice: {0}")]
+    Notice(#[source] crate::problem::Problem),
     /// No such target.
     #[error("{0}: not in the repository; remedy: look at the names that it lists")]
     NoSuchTarget(String),
@@ -226,6 +244,24 @@ impl Publisher {
         self.state.design()
     }
 
+    /// Whether a role is there that targets may be added by; a refusal names those that are.
+    pub fn knows(&self, role: &Delegate) -> Result<(), PublishError> {
+        metadata::known(role, &self.design()?)
+    }
+
+    fn know_all(&self, change: &Change) -> Result<(), PublishError> {
+        let design = match &change.design {
+            Some(design) => design.clone(),
+            None => self.design()?,
+        };
+        change.add.iter().try_for_each(|addition| metadata::known(&addition.by, &design))
+    }
+
+    /// What is said about each target: name, and what the publisher gave it.
+    pub fn described(&self) -> BTreeMap<String, BTreeMap<String, Value>> {
+        self.state.described()
+    }
+
     /// The names of all targets.
     pub fn targets(&self) -> Vec<String> {
         self.state.targets()
@@ -242,6 +278,7 @@ impl Publisher {
         signers: &[&dyn Signer],
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(), PublishError> {
+        self.know_all(change)?;
         let copied = self.folder.add(&change.add, progress)?;
         let (state, files) = self.state.apply(change, &copied, lifetimes, now, signers)?;
         self.folder.write(&files)?;
@@ -258,6 +295,7 @@ impl Publisher {
         now: OffsetDateTime,
         signers: &[&dyn Signer],
     ) -> Result<(), PublishError> {
+        self.know_all(change)?;
         let copied = self.folder.add(&change.add, &mut |_, _| {})?;
         self.state.apply(change, &copied, lifetimes, now, signers).map(drop)
     }

@@ -53,6 +53,9 @@ struct Holding {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
+    /// Whose metadata they are, for people: the text itself names no delegated role.
+    #[serde(default)]
+    pub role: String,
     /// The canonical form: JSON.
     pub text: String,
     /// Public keys that are asked for, in hex.
@@ -79,6 +82,14 @@ impl Proposal {
         publisher.rehearse(change, lifetimes, now, &all)?;
         drop(all);
         drop(recorders);
+        let mut messages = messages.into_inner();
+        let after = match &change.design {
+            Some(design) => design.clone(),
+            None => publisher.design()?,
+        };
+        for message in &mut messages {
+            message.role = role_of(message, &after);
+        }
         let holding = |holders: &Holders| Holding {
             keys: holders.keys.iter().map(ToString::to_string).collect(),
             threshold: holders.threshold,
@@ -101,7 +112,7 @@ impl Proposal {
             design: change.design.as_ref().map(|design| {
                 roles(design).into_iter().map(|(role, holders)| (role, holding(holders))).collect()
             }),
-            messages: messages.into_inner(),
+            messages,
         };
         proposal.sign(signers)?;
         Ok(proposal)
@@ -194,6 +205,24 @@ fn roles(design: &Design) -> Vec<(String, &Holders)> {
     all
 }
 
+/// Whose metadata a text is: by its kind, the keys that may sign it, and the targets in it.
+fn role_of(message: &Message, design: &Design) -> String {
+    let Ok(content) = serde_json::from_str::<Value>(&message.text) else { return String::new() };
+    match content["_type"].as_str() {
+        // The top-level one hands paths to roles; theirs have an empty table of them, or none.
+        Some("targets") if content["delegations"]["roles"].as_array().is_none_or(Vec::is_empty) => {}
+        Some(top) => return top.to_owned(),
+        None => return String::new(),
+    }
+    let targets: Vec<&str> =
+        content["targets"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    let may_be = design.delegates.iter().filter(|(role, holders)| {
+        let keys: BTreeSet<String> = holders.keys.iter().map(ToString::to_string).collect();
+        keys == message.keys && targets.iter().all(|name| role.may(name))
+    });
+    may_be.map(|(role, _)| role.to_string()).collect::<Vec<_>>().join(" or ")
+}
+
 fn keys(design: &Design) -> BTreeSet<PublicKey> {
     roles(design).into_iter().flat_map(|(_, holders)| holders.keys.iter().copied()).collect()
 }
@@ -250,6 +279,7 @@ impl Signer for Recorder<'_> {
                     known.keys.insert(self.public.to_string());
                 }
                 None => messages.push(Message {
+                    role: String::new(),
                     text,
                     keys: BTreeSet::from([self.public.to_string()]),
                     signatures: BTreeMap::new(),

@@ -6,7 +6,7 @@
 //! ([`Known`]), and stores the new record ([`Verified::seen`]) durably *before* it uses anything.
 //!
 //! Expiry gates what comes in. It says nothing about a model that is active already: nothing here is
-//! asked again about that.
+//! asked again about that. Nor does it gate recalls ([`examine`]).
 //!
 //! | attack | answer |
 //! |---|---|
@@ -16,9 +16,11 @@
 //! | mix and match | the snapshot pins version, length and digest of every role |
 //! | fast-forward | no version may jump by more than [`VERSIONS_AHEAD_MAX`]; new keys in a new root reset (5.3.11) |
 //! | endless data | every length is bounded before it is read |
+//! | one key as two | keys are compared by their bytes, and have nothing beside ([`Clause::KeyRepeated`], [`Clause::KeyForm`]) |
 //! | a vendor in another's name, a plan by a release key | [`Delegate`]: who may vouch for which path |
 //! | key compromise | a new root, signed by the old and the new root keys |
 
+mod keys;
 mod refusal;
 mod roles;
 mod seen;
@@ -37,7 +39,8 @@ pub(crate) use roles::target_path;
 pub use roles::{Delegate, is_target_name};
 pub use seen::{Known, Seen, SeenVersions, VERSIONS_AHEAD_MAX};
 pub use source::{Folder, Reading, Source};
-pub use verified::{Overridden, Target, Verified};
+pub use tuf::is_of_another_publisher;
+pub use verified::{Examined, Overridden, Target, Verified};
 
 use source::{METADATA_BYTES_MAX, Recorder};
 
@@ -55,6 +58,12 @@ pub struct Override {
     pub why: String,
 }
 
+impl Override {
+    fn is_complete(&self) -> bool {
+        !self.who.trim().is_empty() && !self.why.trim().is_empty()
+    }
+}
+
 /// Checks a repository's metadata whole.
 ///
 /// `trusted_root` is the root that was given to this box out of band; where `known` holds a newer
@@ -66,9 +75,20 @@ pub async fn verify(
     now: OffsetDateTime,
     exception: Option<&Override>,
 ) -> Result<Verified, Refusal> {
-    if exception.is_some_and(|given| given.who.trim().is_empty() || given.why.trim().is_empty()) {
+    if exception.is_some_and(|given| !given.is_complete()) {
         return Err(Refusal::new(Clause::OverrideIncomplete, "the repository"));
     }
+    examine(source, trusted_root, known, now).await?.accept(exception)
+}
+
+/// The same, without a judgement on the dates yet: what is recalled is heard whatever they are
+/// ([`Examined::recalls`]), and [`Examined::accept`] judges them before anything is installed.
+pub async fn examine(
+    source: Arc<dyn Source>,
+    trusted_root: &[u8],
+    known: &Known,
+    now: OffsetDateTime,
+) -> Result<Examined, Refusal> {
     let start = tuf::Start::choose(trusted_root, known)?;
     let recorder = Recorder::new(source.clone(), &start.bytes);
     let base = |folder: &str| {
@@ -93,5 +113,5 @@ pub async fn verify(
         return Err(Refusal::new(clause, name).with(why));
     }
     let repository = loaded.map_err(|error| tuf::refusal(&error, &recorder))?;
-    verified::judge(source, repository, &recorder, start, now, exception)
+    verified::judge(source, repository, &recorder, start, now)
 }

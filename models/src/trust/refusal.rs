@@ -15,6 +15,12 @@ pub enum Clause {
     PlanSignedByReleaseKey,
     /// A key that is not Ed25519.
     KeyType,
+    /// A key with more than its type, scheme and value: another name for the same key.
+    KeyForm,
+    /// A key twice in a role, or a threshold that its keys cannot reach.
+    KeyRepeated,
+    /// The root that the site is given is not the one seen before, of the same version.
+    RootReplaced,
     /// Metadata past its date.
     MetadataExpired,
     /// The timestamp is past its date: what is newer may be withheld.
@@ -51,16 +57,23 @@ pub enum Clause {
     SeenVersionsUnreadable,
     /// An operator's override without a name or a reason.
     OverrideIncomplete,
+    /// A recall notice is listed and its file is missing, or is not the one that was signed.
+    RecallWithheld,
+    /// A recall notice that cannot be read, so that what it recalls is not known.
+    RecallUnreadable,
 }
 
 impl Clause {
     /// Every clause.
-    pub const ALL: [Clause; 23] = [
+    pub const ALL: [Clause; 28] = [
         Clause::Unsigned,
         Clause::SignedByOtherKey,
         Clause::SignatureThreshold,
         Clause::PlanSignedByReleaseKey,
         Clause::KeyType,
+        Clause::KeyForm,
+        Clause::KeyRepeated,
+        Clause::RootReplaced,
         Clause::MetadataExpired,
         Clause::TimestampFrozen,
         Clause::ClockBehind,
@@ -79,6 +92,8 @@ impl Clause {
         Clause::SeenVersionsMissing,
         Clause::SeenVersionsUnreadable,
         Clause::OverrideIncomplete,
+        Clause::RecallWithheld,
+        Clause::RecallUnreadable,
     ];
 
     /// The stable name.
@@ -120,6 +135,21 @@ impl Clause {
                 "have the plan signed under the role \"regulatory\", with keys that sign nothing else",
             ),
             Clause::KeyType => ("key-type", "names a key that is not Ed25519", "use Ed25519 keys only"),
+            Clause::KeyForm => (
+                "key-form",
+                "names a key with more than its type, scheme and value, so that one key has two names",
+                "publish keys with nothing added",
+            ),
+            Clause::KeyRepeated => (
+                "key-repeated",
+                "names one key twice, or asks for more signatures than it has keys",
+                "give each role as many different keys as must sign",
+            ),
+            Clause::RootReplaced => (
+                "root-replaced",
+                "is another one than was seen before, of the same version",
+                "put the root back that updates.root named before; where the site takes its models from another publisher now, a person says so: `lightbox models begin-anew --new-root`",
+            ),
             Clause::MetadataExpired => (
                 "metadata-expired",
                 "is past its date",
@@ -177,12 +207,22 @@ impl Clause {
             Clause::SeenVersionsUnreadable => (
                 "seen-versions-unreadable",
                 "has been used before, but the record of its versions cannot be read",
-                "restore the ledger; without the record an old repository cannot be told from a new one",
+                "restore the ledger; if the record is lost for good, a person decides (`lightbox models begin-anew`), as without it an old repository cannot be told from a new one",
             ),
             Clause::OverrideIncomplete => (
                 "override-incomplete",
                 "was to be accepted past its date without a name or a reason",
                 "say who decides and why; both are kept in the audit log",
+            ),
+            Clause::RecallWithheld => (
+                "recall-withheld",
+                "is a signed recall notice that cannot be had",
+                "nothing is installed until it is read: fetch the repository again; ask the publisher what it recalls, and stop that with `lightbox models disable`",
+            ),
+            Clause::RecallUnreadable => (
+                "recall-unreadable",
+                "is a signed recall notice that cannot be obeyed as it stands",
+                "nothing is installed until it is put right: ask the publisher what it recalls, and stop that with `lightbox models disable`; the publisher puts a sound notice in its place",
             ),
         }
     }
@@ -204,6 +244,13 @@ pub struct Refusal {
     pub subject: String,
     /// The particulars with leading punctuation, e.g. `: version 3, seen 4`; may be empty.
     pub detail: String,
+}
+
+impl Clause {
+    /// Whether what is refused may leave a recalled model running: somebody has to look.
+    pub fn is_serious(self) -> bool {
+        matches!(self, Clause::RecallWithheld | Clause::RecallUnreadable)
+    }
 }
 
 impl Refusal {

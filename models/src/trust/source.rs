@@ -51,11 +51,23 @@ impl Folder {
 impl Source for Folder {
     async fn open(&self, path: &str) -> io::Result<Reading> {
         let path = self.0.join(path);
-        // A named pipe would let us wait for ever, a device give bytes for ever.
-        if !tokio::fs::symlink_metadata(&path).await?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a link or a special file"));
+        // A named pipe would let us wait for ever, a device give bytes for ever. What was opened is judged, not
+        // what lay there before: it may be exchanged meanwhile.
+        let special = || io::Error::new(io::ErrorKind::InvalidInput, "a link or a special file");
+        let opened = tokio::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(path)
+            .await;
+        let file = opened.map_err(|error| match error.raw_os_error() {
+            // A link; a socket, or a device that nobody serves.
+            Some(libc::ELOOP | libc::ENXIO) => special(),
+            _ => error,
+        })?;
+        if !file.metadata().await?.is_file() {
+            return Err(special());
         }
-        Ok(Box::new(tokio::fs::File::open(path).await?))
+        Ok(Box::new(file))
     }
 }
 
@@ -179,5 +191,31 @@ impl Transport for Recorder {
                 Err(TransportError::new_with_cause(TransportErrorKind::Other, url, error))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn links_and_special_files_are_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("plain"), "text").unwrap();
+        std::os::unix::fs::symlink(path("plain"), path("link")).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap();
+        assert!(made.success());
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        std::fs::create_dir(path("folder")).unwrap();
+        let source = Folder::new(folder.path());
+        let mut text = String::new();
+        source.open("plain").await.unwrap().read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "text");
+        for special in ["link", "pipe", "socket", "folder"] {
+            let error = source.open(special).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{special}: {error}");
+        }
+        assert_eq!(source.open("none").await.err().unwrap().kind(), io::ErrorKind::NotFound);
     }
 }

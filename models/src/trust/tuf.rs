@@ -1,41 +1,74 @@
 //! tough's side: the root to begin with, and its errors as clauses.
 
+use std::collections::BTreeSet;
 use std::error::Error as _;
 
 use serde::Deserialize;
-use tough::schema::{Root, Signed, Targets};
+use tough::schema::decoded::{Decoded, Hex};
+use tough::schema::{Role as _, RoleType, Root, Signed, Targets};
 use tough::{TransportError, TransportErrorKind, error::Error};
 
+use super::keys;
 use super::refusal::{Clause, Refusal};
 use super::seen::{Known, SeenVersions};
 use super::source::Recorder;
-use crate::bundle::hex;
 
 /// The root that a check begins with.
 pub(super) struct Start {
     /// Its bytes.
     pub(super) bytes: Vec<u8>,
+    /// Itself.
+    pub(super) root: Root,
     /// The record of the last check with the root of that time.
     pub(super) seen: Option<(SeenVersions, Root)>,
+}
+
+fn given(trusted: &[u8]) -> Result<Root, Refusal> {
+    let read: Result<Signed<Root>, _> = serde_json::from_slice(trusted);
+    read.map(|root| root.signed)
+        .map_err(|error| Refusal::new(Clause::Malformed, "the trusted root").with(error))
+}
+
+fn last(seen: &SeenVersions) -> Result<Root, Refusal> {
+    let read: Result<Signed<Root>, _> = serde_json::from_str(seen.root());
+    read.map(|root| root.signed)
+        .map_err(|error| Refusal::new(Clause::SeenVersionsUnreadable, "the root seen last").with(error))
+}
+
+/// Whether two roots say the same, however they are written.
+fn same(one: &Root, other: &Root) -> bool {
+    matches!((one.canonical_form(), other.canonical_form()), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Whether a root is another publisher's than the one of a record: none of the keys that may name its successor is
+/// one of the other's. Of the record's own lineage it goes on by signatures, and nobody has to begin anew.
+pub fn is_of_another_publisher(trusted: &[u8], seen: &SeenVersions) -> Result<bool, Refusal> {
+    let (given, old) = (given(trusted)?, last(seen)?);
+    let of = |root: &Root| -> BTreeSet<Vec<u8>> {
+        let keys = root.roles.get(&RoleType::Root).map(|role| keys::of_role(&role.keyids, &root.keys));
+        keys.into_iter().flatten().collect()
+    };
+    Ok(of(&given).is_disjoint(&of(&old)))
 }
 
 impl Start {
     /// The newer of the root given to the box and the one seen last.
     pub(super) fn choose(trusted: &[u8], known: &Known) -> Result<Start, Refusal> {
-        let given: Signed<Root> = serde_json::from_slice(trusted)
-            .map_err(|error| Refusal::new(Clause::Malformed, "the trusted root").with(error))?;
+        let given = given(trusted)?;
         let Known::Seen(seen) = known else {
-            return Ok(Start { bytes: trusted.to_owned(), seen: None });
+            return Ok(Start { bytes: trusted.to_owned(), root: given, seen: None });
         };
-        let old: Signed<Root> = serde_json::from_str(seen.root()).map_err(|error| {
-            Refusal::new(Clause::SeenVersionsUnreadable, "the root seen last").with(error)
-        })?;
-        let bytes = if given.signed.version > old.signed.version {
-            trusted.to_owned()
+        let old = last(seen)?;
+        if given.version == old.version && !same(&given, &old) {
+            return Err(Refusal::new(Clause::RootReplaced, "the trusted root")
+                .with(format!("version {}", given.version)));
+        }
+        let (bytes, root) = if given.version > old.version {
+            (trusted.to_owned(), given)
         } else {
-            seen.root().as_bytes().to_owned()
+            (seen.root().as_bytes().to_owned(), old.clone())
         };
-        Ok(Start { bytes, seen: Some((SeenVersions::clone(seen), old.signed)) })
+        Ok(Start { bytes, root, seen: Some((SeenVersions::clone(seen), old)) })
     }
 }
 
@@ -80,29 +113,27 @@ struct Signatures {
 
 #[derive(Deserialize)]
 struct KeyId {
-    keyid: String,
+    keyid: Decoded<Hex>,
 }
 
-/// The keys that signed a role's file, whether rightly or not.
-fn signers(role: &str, recorder: &Recorder) -> Option<Vec<String>> {
+/// The keys that signed a role's file, whether rightly or not, by their identifiers.
+fn signers(role: &str, recorder: &Recorder) -> Option<Vec<Decoded<Hex>>> {
     let fetched = recorder.newest_of(role)?;
     let file: Signatures = serde_json::from_slice(&fetched.bytes).ok()?;
     Some(file.signatures.into_iter().map(|signature| signature.keyid).collect())
 }
 
-/// The keys of every role but `regulatory`; the caller has just seen root and targets pass.
-fn release_keys(recorder: &Recorder) -> Vec<String> {
+/// Whether one of the signers is a key of another role than `regulatory`; the caller has just seen root and
+/// targets pass.
+fn by_release_key(signers: &[Decoded<Hex>], recorder: &Recorder) -> bool {
     let read = |role| recorder.newest_of(role).map(|fetched| fetched.bytes).unwrap_or_default();
-    let root = serde_json::from_slice::<Signed<Root>>(&read("root")).ok();
-    let targets = serde_json::from_slice::<Signed<Targets>>(&read("targets")).ok();
-    let root = root.into_iter().flat_map(|root| root.signed.roles.into_values()).flat_map(|role| role.keyids);
-    let delegated = targets
-        .and_then(|targets| targets.signed.delegations)
-        .into_iter()
-        .flat_map(|delegations| delegations.roles)
-        .filter(|role| role.name != "regulatory")
-        .flat_map(|role| role.keyids);
-    root.chain(delegated).map(|id| hex(&id)).collect()
+    let root = serde_json::from_slice::<Signed<Root>>(&read("root")).map(|root| root.signed);
+    let targets = serde_json::from_slice::<Signed<Targets>>(&read("targets")).map(|targets| targets.signed);
+    let (Ok(root), Ok(targets)) = (root, targets) else { return false };
+    let delegated = targets.delegations.as_ref().map(|delegations| &delegations.keys);
+    let signed = delegated.into_iter().chain([&root.keys]).flat_map(|keys| keys::of_role(signers, keys));
+    let release = keys::of_release(&root, &targets);
+    signed.into_iter().any(|key| release.contains(&key))
 }
 
 /// Which clause a missing signature breaks: that depends on what signatures there are.
@@ -115,7 +146,7 @@ fn signature(role: &str, error: &tough::schema::Error, recorder: &Recorder) -> R
     }
     match signers(role, recorder) {
         Some(keys) if keys.is_empty() => Refusal::new(Clause::Unsigned, role),
-        Some(keys) if role == "regulatory" && release_keys(recorder).iter().any(|key| keys.contains(key)) => {
+        Some(keys) if role == "regulatory" && by_release_key(&keys, recorder) => {
             Refusal::new(Clause::PlanSignedByReleaseKey, role)
         }
         _ => Refusal::new(Clause::SignedByOtherKey, role),

@@ -10,17 +10,19 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tough::Repository;
-use tough::schema::decoded::{Decoded, Hex};
-use tough::schema::key::Key;
-use tough::schema::{Metafile, Role as _, Targets};
+use tough::schema::{Metafile, Role as _, Root, Signed, Targets};
 
 use super::Override;
+use super::keys;
 use super::refusal::{Clause, Refusal};
 use super::roles::{Delegate, target_path};
 use super::seen::{Seen, SeenVersions, compare};
 use super::source::{Recorder, Source};
 use super::tuf::Start;
 use crate::bundle::hex;
+
+/// Where recall notices are.
+const RECALLS: &str = "recalls/";
 
 /// A target that a role with the right keys vouches for.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +63,46 @@ pub struct Verified {
     seen: SeenVersions,
     overridden: Option<Overridden>,
     expires: OffsetDateTime,
+}
+
+/// Metadata that are signed, of one piece, and not older than what was seen before, whatever their dates.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    verified: Verified,
+    late: Vec<Refusal>,
+}
+
+impl Examined {
+    /// The recall notices that it lists.
+    ///
+    /// They are to be obeyed before the dates are judged. A date says that something newer may be
+    /// withheld: a reason to install nothing, and none to go on with what the right keys call back.
+    /// Who replays expired metadata can stop with them only what was recalled in truth: everything
+    /// older than the record of versions seen has been refused already, where a withdrawn notice
+    /// would stand. Nor does hearing them weaken that record: it is not written for them.
+    pub fn recalls(&self) -> impl Iterator<Item = &Target> {
+        self.verified.targets().filter(|target| target.name.starts_with(RECALLS))
+    }
+
+    /// A notice's bytes, of at most `limit`, compared with the signed digest.
+    pub async fn read_recall(&self, target: &Target, limit: u64) -> Result<Vec<u8>, Refusal> {
+        let mut bytes = Vec::new();
+        self.verified.copy(target, limit, &mut bytes, &mut |_, _| {}).await?;
+        Ok(bytes)
+    }
+
+    /// Judges the dates, and takes the repository for verified where they hold or somebody overrides them.
+    pub fn accept(mut self, exception: Option<&Override>) -> Result<Verified, Refusal> {
+        if exception.is_some_and(|given| !given.is_complete()) {
+            return Err(Refusal::new(Clause::OverrideIncomplete, "the repository"));
+        }
+        self.verified.overridden = match (self.late.first(), exception) {
+            (None, _) => None,
+            (Some(first), None) => return Err(first.clone()),
+            (Some(_), Some(by)) => Some(Overridden { by: by.clone(), refusals: self.late }),
+        };
+        Ok(self.verified)
+    }
 }
 
 impl Verified {
@@ -189,15 +231,25 @@ pub(super) fn judge(
     recorder: &Recorder,
     start: Start,
     now: OffsetDateTime,
-    exception: Option<&Override>,
-) -> Result<Verified, Refusal> {
+) -> Result<Examined, Refusal> {
     let root = &repository.root().signed;
     let malformed = |subject: &str, why: &str| Err(Refusal::new(Clause::Malformed, subject).with(why));
     if !root.consistent_snapshot {
         return malformed("root", "without consistent snapshots");
     }
     pinned(&repository)?;
-    keys_are_ed25519("root", root.keys.values())?;
+    regulatory_keys_are_its_own(&repository)?;
+    // Every root on the way was trusted to name the next one's keys.
+    keys::check_root(&start.root)?;
+    for version in start.root.version.get()..=root.version.get() {
+        if let Some(fetched) = recorder.fetched(&format!("{version}.root.json"))
+            && let Ok(followed) = serde_json::from_slice::<Signed<Root>>(&fetched.bytes)
+        {
+            keys::check_root(&followed.signed)?;
+        }
+    }
+    keys::check_root(root)?;
+    keys::check_delegated(&repository.targets().signed)?;
     let targets = collect(&repository)?;
     let roles = versions(&repository, recorder)?;
     compare(start.seen.as_ref().map(|(seen, root)| (seen, root)), root, &roles)?;
@@ -215,11 +267,6 @@ pub(super) fn judge(
             late.push(Refusal::new(clause, role.as_str()));
         }
     }
-    let overridden = match (late.first(), exception) {
-        (None, _) => None,
-        (Some(first), None) => return Err(first.clone()),
-        (Some(_), Some(by)) => Some(Overridden { by: by.clone(), refusals: late }),
-    };
     let first = dates.iter().map(|(_, expires)| *expires).min().unwrap_or_default();
     let expires = OffsetDateTime::from_unix_timestamp(first).unwrap_or(OffsetDateTime::UNIX_EPOCH);
 
@@ -228,7 +275,8 @@ pub(super) fn judge(
     let root_text =
         String::from_utf8(root_bytes).map_err(|error| Refusal::new(Clause::Malformed, "root").with(error))?;
     let seen = SeenVersions::new(root_text, roles, now.unix_timestamp());
-    Ok(Verified { source, targets, seen, overridden, expires })
+    let verified = Verified { source, targets, seen, overridden: None, expires };
+    Ok(Examined { verified, late })
 }
 
 /// Without length and digest, a role could be replaced by another one of the same version.
@@ -246,13 +294,6 @@ fn pinned(repository: &Repository) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn keys_are_ed25519<'a>(role: &str, mut keys: impl Iterator<Item = &'a Key>) -> Result<(), Refusal> {
-    if keys.all(|key| matches!(key, Key::Ed25519 { .. })) {
-        return Ok(());
-    }
-    Err(Refusal::new(Clause::KeyType, role))
-}
-
 /// The delegated roles with their targets, each judged by what it may vouch for.
 fn collect(repository: &Repository) -> Result<BTreeMap<String, Target>, Refusal> {
     let top = &repository.targets().signed;
@@ -267,7 +308,6 @@ fn collect(repository: &Repository) -> Result<BTreeMap<String, Target>, Refusal>
         return outside(name, "targets");
     }
     let Some(delegations) = &top.delegations else { return Ok(BTreeMap::new()) };
-    keys_are_ed25519("targets", delegations.keys.values())?;
     let mut found = BTreeMap::new();
     let mut names = BTreeSet::new();
     for delegated in &delegations.roles {
@@ -276,9 +316,6 @@ fn collect(repository: &Repository) -> Result<BTreeMap<String, Target>, Refusal>
         };
         if !names.insert(role.clone()) {
             return Err(Refusal::new(Clause::Malformed, delegated.name.as_str()).with("delegated to twice"));
-        }
-        if role == Delegate::Regulatory {
-            regulatory_keys_are_its_own(repository, &delegated.keyids)?;
         }
         // tough goes on without a role that the snapshot does not list; here it must be there.
         let Some(signed) = &delegated.targets else {
@@ -315,19 +352,22 @@ fn targets_of(targets: &Targets) -> impl Iterator<Item = (String, Target)> {
 }
 
 /// The regulatory keys sign plans and nothing else: who may release must not be able to allow.
-fn regulatory_keys_are_its_own(repository: &Repository, regulatory: &[Decoded<Hex>]) -> Result<(), Refusal> {
-    let root = repository.root().signed.roles.values().flat_map(|role| &role.keyids);
-    let delegated = repository.targets().signed.delegations.iter().flat_map(|delegations| {
-        delegations.roles.iter().filter(|role| role.name != "regulatory").flat_map(|role| &role.keyids)
+fn regulatory_keys_are_its_own(repository: &Repository) -> Result<(), Refusal> {
+    let targets = &repository.targets().signed;
+    let others = keys::of_release(&repository.root().signed, targets);
+    let regulatory = targets.delegations.iter().flat_map(|delegations| {
+        let roles = delegations.roles.iter().filter(|role| role.name == "regulatory");
+        roles.flat_map(|role| keys::of_role(&role.keyids, &delegations.keys))
     });
-    let others: Vec<&[u8]> = root.chain(delegated).map(|id| id.as_ref()).collect();
-    if regulatory.iter().any(|id| others.contains(&id.as_ref())) {
+    if regulatory.into_iter().any(|key| others.contains(&key)) {
         return Err(Refusal::new(Clause::PlanSignedByReleaseKey, "regulatory").with("the role shares a key"));
     }
     Ok(())
 }
 
-/// Each role's version and the digest of the very bytes that were verified.
+/// Each role's version and the digest of what was verified: of a file's bytes where the file above pins them. Of the
+/// timestamp, which nothing pins, that of its signed part in canonical form: the same signatures hold for other
+/// bytes, such as an identifier in upper case.
 fn versions(repository: &Repository, recorder: &Recorder) -> Result<BTreeMap<String, Seen>, Refusal> {
     let mut files = vec![
         ("timestamp".to_owned(), repository.timestamp().signed.version.get(), "timestamp.json".to_owned()),
@@ -344,6 +384,12 @@ fn versions(repository: &Repository, recorder: &Recorder) -> Result<BTreeMap<Str
     for (role, version, file) in files {
         // The snapshot may list a role that nothing delegates to any more: then it was not read.
         let sha256 = match recorder.fetched(&file) {
+            Some(_) if role == "timestamp" => {
+                let signed = repository.timestamp().signed.canonical_form();
+                let signed =
+                    signed.map_err(|error| Refusal::new(Clause::Malformed, "timestamp").with(error))?;
+                hex(&Sha256::digest(&signed))
+            }
             Some(fetched) => fetched.sha256,
             None => {
                 let meta = repository.snapshot().signed.meta.get(&format!("{role}.json"));

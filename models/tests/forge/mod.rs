@@ -89,7 +89,7 @@ impl Forge {
             Addition {
                 name: "recalls/acme/notice.toml".into(),
                 by: Delegate::Safety,
-                file: file("recall", b"model = \"x\"\n"),
+                file: file("recall", b"schema = 1\nmodel = \"x\"\nreason = \"why\"\n"),
                 custom: BTreeMap::new(),
             },
         ];
@@ -215,15 +215,23 @@ impl Forge {
 
     /// Edits a file and signs it with these keys; the file's name follows its version.
     pub fn edit_file(&self, name: &str, keys: &[std::sync::Arc<FileKey>], edit: impl FnOnce(&mut Value)) {
+        let named: Vec<_> = keys.iter().map(|key| (key.clone(), key_id(&public(key)))).collect();
+        self.edit_file_as(name, &named, edit);
+    }
+
+    /// The same; each key signs under the identifier that is given.
+    pub fn edit_file_as(
+        &self,
+        name: &str,
+        keys: &[(std::sync::Arc<FileKey>, String)],
+        edit: impl FnOnce(&mut Value),
+    ) {
         let mut document: Value = serde_json::from_slice(&fs::read(self.metadata(name)).unwrap()).unwrap();
         edit(&mut document["signed"]);
         let message = canonical(&document["signed"]);
-        let signatures = keys.iter().map(|key| {
-            let public = json!({
-                "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": key.public().to_string() },
-            });
+        let signatures = keys.iter().map(|(key, id)| {
             let sig: String = key.sign(&message).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
-            json!({ "keyid": sha256_hex(&canonical(&public)), "sig": sig })
+            json!({ "keyid": id, "sig": sig })
         });
         document["signatures"] = signatures.collect();
         fs::remove_file(self.metadata(name)).unwrap();
@@ -275,6 +283,16 @@ impl Signer for SharedKey {
     fn sign(&self, message: &[u8]) -> Result<[u8; 64], lightbox_models::publish::PublishError> {
         self.0.sign(message)
     }
+}
+
+/// A key as metadata name it.
+pub fn public(key: &FileKey) -> Value {
+    json!({ "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": key.public().to_string() } })
+}
+
+/// A key's identifier.
+pub fn key_id(key: &Value) -> String {
+    sha256_hex(&canonical(key))
 }
 
 fn now() -> OffsetDateTime {

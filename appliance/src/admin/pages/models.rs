@@ -153,7 +153,10 @@ fn others(page: &Page<'_>, models: &Models) -> Markup {
                 @for recall in &models.recalls { tr {
                     td.time { (page.time(recall.at)) }
                     td { "Recall " (recall.target) }
-                    td.words { (recall.note) }
+                    td.words {
+                        @if !recall.clause.is_empty() { span.tag.bad { "not obeyed" } " " }
+                        (recall.note)
+                    }
                 } }
                 @for target in &models.refused { tr {
                     td.time { (page.time(target.at)) }

@@ -25,18 +25,18 @@ pub struct PlanRow {
     pub text: String,
 }
 
-/// Keeps a plan and makes it the one that rules on a slot. Refused where the slot has had a later version of
-/// it, or another text of the same version.
+/// Keeps a plan and makes it the one that rules on a slot. Refused where its version is not higher than that of the
+/// slot's plan, whatever its identifier: over a plan of another name, an earlier one would come back.
 pub fn keep_plan(writer: &Writer<'_>, slot: &str, row: &PlanRow) -> Result<(), LedgerError> {
     if let Some(had) = plan_of_slot(writer.tx(), slot)? {
         if had.sha256 == row.sha256 {
             return Ok(());
         }
-        if had.plan == row.plan && row.version <= had.version {
+        if row.version <= had.version {
             return Err(LedgerError::Illegal(format!(
-                "plan-version: plan {} comes as version {}, the box has had version {}; remedy: the publisher gives the \
-                 changed plan a higher version",
-                row.plan, row.version, had.version
+                "plan-version: plan {} comes as version {}, the model has had plan {} version {}; remedy: the publisher \
+                 gives the changed plan a higher version, also where it has another id",
+                row.plan, row.version, had.plan, had.version
             )));
         }
     }

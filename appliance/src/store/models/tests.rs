@@ -107,15 +107,22 @@ fn an_approval_is_of_the_state_that_was_seen_and_of_another_person_each() {
 fn a_plan_goes_forward_only() {
     let fixture = Fixture::new();
     with_version(&fixture, "aa", 1);
-    let keep = |sha256: &str, version: u64| {
-        let row = PlanRow { sha256: sha256.into(), plan: "P".into(), version, text: "x".into() };
+    let keep_as = |plan: &str, sha256: &str, version: u64| {
+        let row = PlanRow { sha256: sha256.into(), plan: plan.into(), version, text: "x".into() };
         fixture.ledger.write_blocking(move |writer| keep_plan(writer, "detector", &row))
     };
+    let keep = |sha256: &str, version: u64| keep_as("P", sha256, version);
     keep("one", 2).unwrap();
     keep("one", 2).unwrap();
     assert!(keep("two", 2).unwrap_err().to_string().contains("plan-version"));
     assert!(keep("two", 1).is_err());
     keep("three", 3).unwrap();
+    // Nor under another name, over which the first one could go back.
+    for version in [1, 3] {
+        assert!(keep_as("Q", "four", version).unwrap_err().to_string().contains("plan-version"));
+    }
+    keep_as("Q", "four", 4).unwrap();
+    assert!(keep("one", 2).is_err());
 }
 
 #[test]

@@ -21,12 +21,16 @@ pub struct Trust {
     pub clause: String,
     /// In words.
     pub problem: String,
+    /// Whether a person lets the next look be taken for the first.
+    pub anew: bool,
 }
 
 /// The last look at the repository; none before the first.
 pub fn trust(reader: &Connection) -> Result<Option<Trust>, LedgerError> {
     Ok(reader
-        .prepare_cached("SELECT seen, checked_at, expires_at, clause, problem FROM model_trust WHERE id = 1")?
+        .prepare_cached(
+            "SELECT seen, checked_at, expires_at, clause, problem, anew FROM model_trust WHERE id = 1",
+        )?
         .query_row([], |row| {
             Ok(Trust {
                 seen: row.get(0)?,
@@ -34,6 +38,7 @@ pub fn trust(reader: &Connection) -> Result<Option<Trust>, LedgerError> {
                 expires_at: row.get(2)?,
                 clause: row.get(3)?,
                 problem: row.get(4)?,
+                anew: row.get(5)?,
             })
         })
         .optional()?)
@@ -49,7 +54,8 @@ pub fn keep_seen(
 ) -> Result<(), LedgerError> {
     writer.tx().execute(
         "INSERT INTO model_trust (id, seen, checked_at, expires_at) VALUES (1, ?1, ?2, ?3)
-         ON CONFLICT (id) DO UPDATE SET seen = ?1, checked_at = ?2, expires_at = ?3, clause = '', problem = ''",
+         ON CONFLICT (id) DO UPDATE SET seen = ?1, checked_at = ?2, expires_at = ?3, clause = '', problem = '',
+            anew = 0",
         params![seen, writer.now_ms(), expires_at],
     )?;
     let detail = json!({ "by": by, "verified": true, "overridden": overridden });
@@ -57,14 +63,52 @@ pub fn keep_seen(
 }
 
 /// Writes down that a look was refused.
-pub fn keep_checked(writer: &Writer<'_>, clause: &str, problem: &str, by: &str) -> Result<(), LedgerError> {
+pub fn keep_checked(
+    writer: &Writer<'_>,
+    clause: &str,
+    problem: &str,
+    by: &str,
+    outcome: Outcome,
+) -> Result<(), LedgerError> {
     writer.tx().execute(
         "INSERT INTO model_trust (id, checked_at, clause, problem) VALUES (1, ?1, ?2, ?3)
          ON CONFLICT (id) DO UPDATE SET checked_at = ?1, clause = ?2, problem = ?3",
         params![writer.now_ms(), clause, problem],
     )?;
     let detail = json!({ "by": by, "verified": false, "clause": clause, "reason": problem });
+    writer.audit(&Event::new(EventKind::RepositoryChecked, by, detail).with_outcome(outcome))
+}
+
+/// Lets the next look be taken for the first. The plans of another publisher are counted by another hand: theirs are
+/// not compared with those before.
+pub fn begin_anew(
+    writer: &Writer<'_>,
+    by: &str,
+    new_publisher: bool,
+    detail: Value,
+) -> Result<(), LedgerError> {
+    writer.tx().execute(
+        "INSERT INTO model_trust (id, anew) VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET seen = NULL, anew = 1",
+        [],
+    )?;
+    if new_publisher {
+        writer.tx().execute("UPDATE model_slots SET plan_sha256 = NULL", [])?;
+    }
     writer.audit(&Event::new(EventKind::RepositoryChecked, by, detail).with_outcome(Outcome::Minor))
+}
+
+/// Says in the audit log that a bundle could not be taken this time. It is asked for again.
+pub fn audit_not_taken(
+    writer: &Writer<'_>,
+    slot: &str,
+    target: &str,
+    target_sha256: &str,
+    why: &str,
+) -> Result<(), LedgerError> {
+    let detail = json!({
+        "model": slot, "target": target, "sha256": target_sha256, "event": "fetch", "reason": why,
+    });
+    writer.audit(&Event::new(EventKind::ModelTransition, slot, detail).with_outcome(Outcome::Minor))
 }
 
 /// A target that never became a version.
@@ -125,8 +169,8 @@ pub fn refused_targets(reader: &Connection) -> Result<Vec<RefusedTarget>, Ledger
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// A recall notice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A recall notice. The same text signed by another role, or under another name, is another notice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Recall {
     /// Digest of its text.
     pub sha256: String,
@@ -136,26 +180,63 @@ pub struct Recall {
     pub role: String,
     /// When it came.
     pub at: i64,
-    /// Its text.
+    /// Its text; empty where it could not be had.
     pub text: String,
-    /// What was done, or why it could not be read.
+    /// What was done, or why it cannot be obeyed.
     pub note: String,
+    /// The clause by which it cannot be obeyed; empty: it is.
+    pub clause: String,
+    /// How many versions on this box it names.
+    pub matched: usize,
 }
 
-/// Keeps a notice; one that is here already is changed in its note only.
+impl Recall {
+    /// Whether it is the same notice, whatever is known of it.
+    pub fn is(&self, other: &Recall) -> bool {
+        (&self.sha256, &self.target, &self.role) == (&other.sha256, &other.target, &other.role)
+    }
+}
+
+/// Keeps a notice with what came of it. Nothing is written, and nothing audited, where that is known already.
 pub fn keep_recall(writer: &Writer<'_>, recall: &Recall) -> Result<(), LedgerError> {
-    writer.tx().execute(
-        "INSERT INTO model_recalls (sha256, target, role, at, text, note) VALUES (?1,?2,?3,?4,?5,?6)
-         ON CONFLICT (sha256) DO UPDATE SET note = ?6",
-        params![recall.sha256, recall.target, recall.role, writer.now_ms(), recall.text, recall.note],
+    let changed = writer.tx().execute(
+        "INSERT INTO model_recalls (sha256, target, role, at, text, note, clause, matched)
+         VALUES (?1,?2,?3,?4,?5,?6,?7,?8)
+         ON CONFLICT (target, sha256, role) DO UPDATE SET text = ?5, note = ?6, clause = ?7, matched = ?8
+            WHERE text <> ?5 OR note <> ?6 OR clause <> ?7 OR matched <> ?8",
+        params![
+            recall.sha256,
+            recall.target,
+            recall.role,
+            writer.now_ms(),
+            recall.text,
+            recall.note,
+            recall.clause,
+            recall.matched as i64
+        ],
     )?;
-    Ok(())
+    if changed == 0 {
+        return Ok(());
+    }
+    let detail = json!({
+        "notice": recall.target, "sha256": recall.sha256, "signed_by": recall.role, "matched": recall.matched,
+        "clause": recall.clause, "note": recall.note,
+    });
+    let outcome = match recall.clause.is_empty() {
+        true => Outcome::Minor,
+        // It may recall what runs here.
+        false => Outcome::Serious,
+    };
+    writer.audit(&Event::new(EventKind::RecallKept, recall.target.as_str(), detail).with_outcome(outcome))
 }
 
 /// All notices, the oldest first.
 pub fn recalls(reader: &Connection) -> Result<Vec<Recall>, LedgerError> {
     Ok(reader
-        .prepare_cached("SELECT sha256, target, role, at, text, note FROM model_recalls ORDER BY at, sha256")?
+        .prepare_cached(
+            "SELECT sha256, target, role, at, text, note, clause, matched FROM model_recalls
+             ORDER BY at, target, sha256, role",
+        )?
         .query_map([], |row| {
             Ok(Recall {
                 sha256: row.get(0)?,
@@ -164,6 +245,8 @@ pub fn recalls(reader: &Connection) -> Result<Vec<Recall>, LedgerError> {
                 at: row.get(3)?,
                 text: row.get(4)?,
                 note: row.get(5)?,
+                clause: row.get(6)?,
+                matched: row.get::<_, i64>(7)? as usize,
             })
         })?
         .collect::<rusqlite::Result<_>>()?)

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::error::io_error;
 use super::log::Located;
@@ -39,7 +38,7 @@ impl Archive {
         let (receipt, reader) = match from_file() {
             Err(ObjectError::Absent) => match self.in_segments.get(id) {
                 Some(located) => match located.entry() {
-                    Ok(entry) => (entry.receipt, Reader::of_pieces(&located.pieces, Arc::default())),
+                    Ok(entry) => (entry.receipt, Reader::of_pieces(&located.pieces)),
                     // Moved out in between.
                     Err(_) => from_file()?,
                 },

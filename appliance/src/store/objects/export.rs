@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::direct::DirectFile;
@@ -132,7 +131,7 @@ fn write_file(inner: &Inner, id: &ObjectId, located: &Located) -> Result<Option<
     let write = || -> Result<File, ObjectError> {
         let mut out = DirectFile::create(&part).map_err(io_error("making an object's file"))?;
         let head = entry.receipt.part_ten_head()?;
-        let mut data_set = Reader::of_pieces(&located.pieces, Arc::default());
+        let mut data_set = Reader::of_pieces(&located.pieces);
         let appended = out.append(&mut &head[..]).and_then(|()| out.append(&mut data_set));
         appended.and_then(|()| out.finish()).map_err(io_error("writing an object's file"))
     };

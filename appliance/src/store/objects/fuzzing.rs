@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread::ThreadId;
 
 use super::reader::Reader;
@@ -77,7 +76,7 @@ pub fn segment(bytes: &[u8]) {
     assert_eq!(found.live.len(), found.entries.len(), "an object without its entry");
     for located in found.live.values() {
         located.entry().expect("the record was read a moment ago");
-        let mut reader = Reader::of_pieces(&located.pieces, Arc::default());
+        let mut reader = Reader::of_pieces(&located.pieces);
         let most = reader.length().min(1 << 22);
         let read = std::io::copy(&mut (&mut reader).take(most), &mut std::io::sink()).expect("read");
         assert_eq!(read, most, "an object that is not all there");

@@ -2,12 +2,13 @@
 
 use std::io::Cursor;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::log::{Commit, Request, Written};
 use super::name::hasher;
-use super::reader::Piece;
+use super::reader::{InMemory, Piece};
 use super::{Digest, ObjectError, Objects, Reader, Receipt};
 use crate::dicom::header::{self, Damage, Header};
 use crate::store::entry::Entry;
@@ -15,6 +16,16 @@ use crate::store::entry::Entry;
 /// Bytes of a data set that are kept in memory before they go to the writer. A CT slice of 512 by 512
 /// fits, so that most instances cost one write.
 const CHUNK: usize = 768 * 1024;
+/// Bytes that are written before that, while the rest is on its way, when the disk has nothing else to do: what
+/// it has begun with need not be waited for at the end. Each time costs the disk a request of its own, so for a CT
+/// slice it is done once: measured on a virtual disk, one of 384 KB saves a sixth of an image's time, four of 128 KB
+/// cost a fifth.
+const EARLY: usize = 360 * 1024;
+/// First bytes that stay in memory when they were written early: most headers are shorter.
+const HEAD: usize = 32 * 1024;
+/// An early write that takes longer than this tells that the disk is busy after all: there is no further one for
+/// this instance.
+const EARLY_MAX: Duration = Duration::from_millis(2);
 
 /// An instance that is being received. Dropping it forgets it.
 #[derive(Debug)]
@@ -27,6 +38,10 @@ pub struct Incoming {
     pieces: Vec<Piece>,
     pending: Option<oneshot::Receiver<Written>>,
     length: u64,
+    /// Its first bytes, where they were written early.
+    head: Vec<u8>,
+    /// Whether the disk keeps up.
+    may_write_early: bool,
 }
 
 impl Incoming {
@@ -41,7 +56,27 @@ impl Incoming {
             let (now, later) = bytes.split_at(bytes.len().min(CHUNK - self.buffer.len()));
             self.buffer.extend_from_slice(now);
             bytes = later;
+            if self.buffer.len() >= EARLY && self.may_write_early && self.pending.is_none() {
+                self.write_early()?;
+            }
         }
+        Ok(())
+    }
+
+    /// Writes what is buffered, if nobody else writes. It goes into the page cache, which is no more than a copy
+    /// while the disk keeps up, so no other thread is asked.
+    fn write_early(&mut self) -> Result<(), ObjectError> {
+        let Some(turn) = self.objects.inner.log.turn(self.buffer.len()) else { return Ok(()) };
+        let begun = Instant::now();
+        if self.pieces.is_empty() {
+            self.head.extend_from_slice(&self.buffer[..HEAD]);
+        }
+        let payload = std::mem::take(&mut self.buffer);
+        let (piece, mut buffer) = turn.write_chunk(payload)?;
+        buffer.clear();
+        self.buffer = buffer;
+        self.pieces.push(piece);
+        self.may_write_early = begun.elapsed() < EARLY_MAX;
         Ok(())
     }
 
@@ -108,9 +143,10 @@ impl Finished {
         &self.incoming.receipt
     }
 
-    /// Whether all of it is in memory, so that looking at it touches no disk.
+    /// Whether all of it is in memory, or in pages that were written a moment ago, so that looking at it waits for
+    /// no disk.
     pub fn is_in_memory(&self) -> bool {
-        self.incoming.pieces.is_empty()
+        self.incoming.pieces.is_empty() || self.incoming.length <= CHUNK as u64
     }
 
     /// Scans its header ([`header::scan`]).
@@ -121,7 +157,8 @@ impl Finished {
             return header::scan(Cursor::new(&incoming.buffer), length, &incoming.receipt.transfer_syntax);
         }
         let tail = Arc::new(std::mem::take(&mut incoming.buffer));
-        let reader = Reader::of_pieces(&incoming.pieces, tail.clone());
+        let head = Arc::new(std::mem::take(&mut incoming.head));
+        let reader = Reader::of_arriving(&incoming.pieces, InMemory { head, tail: tail.clone() });
         let scanned = header::scan(reader, length, &incoming.receipt.transfer_syntax);
         // The reader is gone, so this is the only handle.
         incoming.buffer = Arc::try_unwrap(tail).unwrap_or_else(|tail| tail.to_vec());
@@ -156,6 +193,8 @@ impl Objects {
             pieces: Vec::new(),
             pending: None,
             length: 0,
+            head: Vec::new(),
+            may_write_early: true,
             receipt,
         })
     }

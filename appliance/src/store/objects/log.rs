@@ -10,8 +10,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
+use std::time::Instant;
 
 use nix::sys::uio::pwritev;
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use tokio::sync::oneshot;
 use super::reader::Piece;
 use super::record::{Kind, PAGE, PAYLOAD_MAX, RECORD_HEADER, RecordHeader, record_size};
 use super::segment::{Pool, Segment};
-use super::{ObjectError, ObjectId, io_error};
+use super::{ObjectError, ObjectId, io_error, writeback};
 use crate::store::entry::Entry;
 
 /// Requests in one batch: their slices must fit into one vectored write.
@@ -29,6 +30,8 @@ const BATCH_MAX: usize = 128;
 /// A batch that has so many bytes takes no further request. Larger ones sync hardly faster, and while one
 /// syncs the associations that are not in it receive: with all in one they would wait and work in turns.
 const BATCH_BYTES: usize = 2 << 20;
+/// A write, its sync included, that is as short as a task's usual turn, in µs.
+const SHORT_US: u64 = 2_000;
 /// Zeros between records.
 static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
@@ -110,6 +113,8 @@ pub(super) struct Log {
     count: AtomicUsize,
     /// How many batches were synced.
     syncs: AtomicUsize,
+    /// How long the last write by an association took, in µs; none yet counts as long.
+    last_write_us: AtomicU64,
     /// Whoever holds this is the one who writes.
     active: Mutex<Option<Active>>,
     queue: Mutex<Queue>,
@@ -131,6 +136,22 @@ struct Placed {
     /// Header and payload of the commit record.
     commit: Vec<u8>,
     record: Option<Piece>,
+}
+
+/// The right to write, held by one at a time.
+pub(super) struct Turn<'a> {
+    log: &'a Log,
+    active: MutexGuard<'a, Option<Active>>,
+}
+
+impl Turn<'_> {
+    /// Writes a chunk, and lets the disk begin with it.
+    pub(super) fn write_chunk(mut self, payload: Vec<u8>) -> Written {
+        let crc = crc32fast::hash(&payload);
+        let (reply, mut answer) = oneshot::channel();
+        self.log.write(&mut self.active, vec![Request::Chunk { payload, crc, reply }]);
+        answer.try_recv().map_err(|_| ObjectError::Closed)?
+    }
 }
 
 impl Queue {
@@ -155,6 +176,7 @@ impl Log {
             committed,
             count: AtomicUsize::new(0),
             syncs: AtomicUsize::new(0),
+            last_write_us: AtomicU64::new(u64::MAX),
             active: Mutex::default(),
             queue: Mutex::default(),
             arrived: Condvar::new(),
@@ -186,16 +208,40 @@ impl Log {
     /// Writes a request here and now if nobody is writing and nobody waits; else the same as
     /// [`Log::ask`]. Either way the answer comes over the request's channel.
     pub(super) fn ask_or_write(&self, request: Request) -> Result<(), ObjectError> {
-        // Other tasks of this thread must be able to go on elsewhere while it waits for the disk, which only
-        // tokio's threads know how to arrange.
-        let may_block =
-            Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-        if !may_block || !self.lock_queue().waiting.is_empty() {
+        let workers = match Handle::try_current() {
+            Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
+                runtime.metrics().num_workers()
+            }
+            _ => return self.ask(request),
+        };
+        if !self.lock_queue().waiting.is_empty() {
             return self.ask(request);
         }
         let Some(mut active) = self.try_lock_active() else { return self.ask(request) };
-        tokio::task::block_in_place(|| self.write(&mut active, vec![request]));
+        let begun = Instant::now();
+        // One at a time writes, so one of tokio's threads waits for the disk here at most. Where that was short, to
+        // arrange for another in its place costs more than it is worth. A new segment may take long.
+        let is_short = self.last_write_us.load(Ordering::Relaxed) < SHORT_US
+            && active.as_ref().is_some_and(|active| fits(&request, active));
+        if workers > 1 && is_short {
+            self.write(&mut active, vec![request]);
+        } else {
+            tokio::task::block_in_place(|| self.write(&mut active, vec![request]));
+        }
+        let took = begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+        self.last_write_us.store(took, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The right to write a chunk of this length here and now, if nobody is writing, nobody waits, and the
+    /// segment in use has room for it.
+    pub(super) fn turn(&self, length: usize) -> Option<Turn<'_>> {
+        if !self.lock_queue().waiting.is_empty() {
+            return None;
+        }
+        let active = self.try_lock_active()?;
+        let has_room = |active: &Active| active.at + record_size(length) <= active.segment.header.size;
+        active.as_ref().is_some_and(has_room).then_some(Turn { log: self, active })
     }
 
     /// Serves requests until the log is closed, on a thread of its own.
@@ -285,7 +331,7 @@ impl Log {
             }
             current.at = current.at.next_multiple_of(PAGE);
             let segment = current.segment.clone();
-            match write_all(&segment, begin, &placed).and_then(|()| self.sync(&segment, &placed)) {
+            match write_all(&segment, begin, &placed).and_then(|()| self.sync(&segment, &placed, begin)) {
                 Ok(()) => self.answer(placed),
                 Err(error) => {
                     // What the disk holds of this segment is unknown: nothing more is put into it, and
@@ -299,10 +345,14 @@ impl Log {
         }
     }
 
-    fn sync(&self, segment: &Segment, placed: &[Placed]) -> Result<(), ObjectError> {
+    /// Syncs what was written from `begin` on, if anything in it is to be answered as durable; else the disk may
+    /// begin with it.
+    fn sync(&self, segment: &Segment, placed: &[Placed], begin: u64) -> Result<(), ObjectError> {
         if placed.iter().any(|one| one.record.is_some()) {
             segment.file.sync_data().map_err(io_error("syncing a segment"))?;
             self.syncs.fetch_add(1, Ordering::Relaxed);
+        } else {
+            writeback::begin(&segment.file, begin);
         }
         Ok(())
     }

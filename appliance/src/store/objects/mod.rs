@@ -27,6 +27,7 @@ mod reader;
 mod record;
 mod recover;
 mod segment;
+mod writeback;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -311,7 +312,7 @@ impl Objects {
         match self.inner.live.find(id) {
             Some(located) => {
                 let entry = located.entry()?;
-                Ok((entry.receipt, Reader::of_pieces(&located.pieces, Arc::default())))
+                Ok((entry.receipt, Reader::of_pieces(&located.pieces)))
             }
             None => read_file(&self.inner.path(id)),
         }

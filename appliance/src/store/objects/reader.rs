@@ -29,8 +29,16 @@ pub struct Reader {
 enum Source {
     /// A file of its own; the data set begins at the offset.
     File(File, u64),
-    /// Pieces in segments, each with its place in the data set; the last bytes may still be in memory.
-    Pieces(Vec<(u64, Piece)>, Arc<Vec<u8>>),
+    /// Pieces in segments, each with its place in the data set.
+    Pieces(Vec<(u64, Piece)>, InMemory),
+}
+
+/// What of a data set that is still arriving is in memory: its first bytes, which may lie in a piece as well,
+/// and its last ones, which lie nowhere else.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InMemory {
+    pub(super) head: Arc<Vec<u8>>,
+    pub(super) tail: Arc<Vec<u8>>,
 }
 
 impl Reader {
@@ -38,15 +46,19 @@ impl Reader {
         Reader { source: Source::File(file, data_set_at), length, at: 0 }
     }
 
-    pub(super) fn of_pieces(pieces: &[Piece], tail: Arc<Vec<u8>>) -> Self {
+    pub(super) fn of_pieces(pieces: &[Piece]) -> Self {
+        Self::of_arriving(pieces, InMemory::default())
+    }
+
+    pub(super) fn of_arriving(pieces: &[Piece], memory: InMemory) -> Self {
         let mut placed = Vec::with_capacity(pieces.len());
         let mut length = 0;
         for piece in pieces {
             placed.push((length, piece.clone()));
             length += u64::from(piece.length);
         }
-        length += tail.len() as u64;
-        Reader { source: Source::Pieces(placed, tail), length, at: 0 }
+        length += memory.tail.len() as u64;
+        Reader { source: Source::Pieces(placed, memory), length, at: 0 }
     }
 
     /// Length of the data set in bytes.
@@ -65,7 +77,13 @@ impl Read for Reader {
         let into = &mut into[..wanted];
         let read = match &self.source {
             Source::File(file, begin) => file.read_at(into, begin + self.at)?,
-            Source::Pieces(placed, tail) => {
+            Source::Pieces(_, InMemory { head, .. }) if self.at < head.len() as u64 => {
+                let from = &head[self.at as usize..];
+                let count = into.len().min(from.len());
+                into[..count].copy_from_slice(&from[..count]);
+                count
+            }
+            Source::Pieces(placed, InMemory { tail, .. }) => {
                 let next = placed.partition_point(|(begin, _)| *begin <= self.at);
                 let found = next.checked_sub(1).and_then(|index| placed.get(index));
                 match found {
