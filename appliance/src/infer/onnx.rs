@@ -209,7 +209,10 @@ impl LoadedModel for OnnxModel {
                 if ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
                     late.store(true, Ordering::Relaxed);
                     // The runtime looks between two operators and between two turns of a loop.
-                    drop(options.terminate());
+                    if let Err(error) = options.terminate() {
+                        let reason = error.to_string();
+                        tracing::error!(reason, "a run that takes too long cannot be ended");
+                    }
                 }
             };
             std::thread::Builder::new().name("engine-watch".into()).spawn_scoped(scope, watch).map_err(
