@@ -5,6 +5,8 @@ use std::fs;
 
 use lightbox_tests::firmware::{Firmware, Image};
 use lightbox_tests::peers::curl::Browser;
+use lightbox_tests::peers::storescu::Storescu;
+use lightbox_tests::samples::phantom;
 use lightbox_tests::{Daemon, Hospital, Identity, Site, wait};
 
 struct Box {
@@ -18,10 +20,16 @@ struct Box {
 impl Box {
     #[track_caller]
     fn start(more: &str) -> Self {
+        Self::start_with(more, |_, site| site)
+    }
+
+    #[track_caller]
+    fn start_with(more: &str, change: impl FnOnce(&Hospital, Site) -> Site) -> Self {
         let hospital = Hospital::new();
         let firmware = Firmware::new(&hospital);
         let operator = hospital.issue("operator");
-        let site = firmware.site(Site::new(&hospital).operator("operator", "operator", &operator), more);
+        let site = Site::new(&hospital).operator("operator", "operator", &operator);
+        let site = change(&hospital, firmware.site(site, more));
         let daemon = Daemon::start(&site);
         Box { firmware, site, daemon, operator, hospital }
     }
@@ -210,4 +218,32 @@ fn the_box_restarts_in_its_window_only_unless_told_otherwise() {
     place.system(&["install", "1.1.0", "--by", "A. Meyer", "--now"]);
     place.wait_for(&["1.1.0 restarting"]);
     assert!(place.firmware.is_ordered("restart"));
+}
+
+#[test]
+fn studies_in_flight_finish_before_the_box_restarts_and_what_was_staged_is_gone() {
+    let mut modality = None;
+    let place = Box::start_with("", |hospital, mut site| {
+        let ct = Storescu::new(hospital, "CT1");
+        site.quiet_seconds = 8;
+        let site = site.sender("ct-1", "CT1", ct.identity());
+        modality = Some(ct);
+        site
+    });
+    place.firmware.publish(&Image::new("1.1.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    place.system(&["install", "--by", "A. Meyer"]);
+    place.until_written();
+    assert!(place.firmware.stage().exists());
+    let image = phantom(&place.hospital, "dx", 1).files.remove(0);
+    modality.expect("a modality").deliver(place.daemon.dicom, &[], &[image]);
+    let in_flight = "SELECT count(*) FROM studies WHERE state IN ('receiving', 'processing')";
+    place.daemon.wait_for("the study", 10, |ledger| (ledger.number(in_flight) == 1).then_some(()));
+    place.firmware.write_slot().ok("write-slot");
+    place.wait_for(&["1.1.0 ready"]);
+    place.daemon.wait_for("the reason", 10, |_| place.notes().contains("waits for 1 studies").then_some(()));
+    assert!(!place.firmware.is_ordered("restart"), "a study was in flight");
+    assert!(!place.firmware.stage().exists(), "what is in its slot is of no more use");
+    place.wait_for(&["1.1.0 restarting"]);
+    assert_eq!(place.daemon.ledger().number(in_flight), 0);
 }

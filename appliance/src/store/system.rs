@@ -378,3 +378,44 @@ impl Version {
         serde_json::from_str(&self.dates_by).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::Fixture;
+
+    #[test]
+    fn looks_of_the_box_leave_an_audit_record_only_when_something_changed() {
+        let fixture = Fixture::new();
+        let records = || {
+            let count = "SELECT count(*) FROM audit WHERE event = 'repository-checked'";
+            fixture
+                .ledger
+                .read_blocking(|reader| Ok(reader.query_row(count, [], |row| row.get::<_, u32>(0))?))
+                .expect("counted")
+        };
+        let sees = |nothing_new: bool| {
+            fixture
+                .ledger
+                .write_blocking(move |writer| keep_seen(writer, "{}", 1, "box", None, nothing_new))
+                .expect("kept");
+        };
+        let refused = |problem: &'static str, asked: bool| {
+            fixture
+                .ledger
+                .write_blocking(move |writer| keep_refusal(writer, "missing", problem, "box", asked))
+                .expect("kept");
+        };
+        sees(false);
+        sees(true);
+        assert_eq!(records(), 1, "the second look saw nothing new");
+        refused("no timestamp", false);
+        refused("no timestamp", false);
+        assert_eq!(records(), 2, "the same refusal twice");
+        refused("no snapshot", false);
+        refused("no snapshot", true);
+        assert_eq!(records(), 4, "another refusal, and a person who asked");
+        sees(true);
+        assert_eq!(records(), 5, "the repository is whole again");
+    }
+}
