@@ -28,6 +28,8 @@ START = 900
 # Bytes a second of a slow disk.
 SLOW = 4 * 10**6
 CUTS, BOOTED = 24, 5
+# Longest write to the boot partition that changes a folder and not a file.
+FOLDER_BYTES = 4096
 HEALTHY = r"healthy: exact: (\d+) of \1 disks found"
 
 
@@ -197,13 +199,15 @@ class Updates:
         esp = [index for index in log.touching(table[0]["start"] * SECTOR, (table[0]["start"] + table[0]["size"]) * SECTOR)
                if index > min(slot)]
         expect(slot and tables and esp, "the log does not hold an update")
-        # A third each: anywhere in the slot's contents, around the tables, in the boot partition.
+        # A third anywhere in the slot's contents, a third around the tables and in the boot partition's files, a third around
+        # the changes of its folders, which make the switch.
         chance = random.Random(20260101)
-        end = max(esp)
+        tables = [index for index in tables if min(slot) < index <= max(esp)]
+        folders = [index for index in esp if index > max(slot) and log.entries[index][1] <= FOLDER_BYTES]
+        expect(tables and folders, "the log holds no change of the partition table, or none of the boot entries")
         points = [chance.choice(slot) for _ in range(CUTS // 3)]
-        tables = [index for index in tables if min(slot) < index <= end] or tables
-        points += [chance.choice(tables) + chance.randint(0, 1) for _ in range(CUTS // 3)]
-        points += [chance.choice(esp) + chance.randint(0, 1) for _ in range(CUTS - len(points))]
+        points += [chance.choice(some) + chance.randint(0, 1) for _ in range(CUTS // 6) for some in (tables, esp)]
+        points += [chance.choice(folders) + chance.randint(0, 1) for _ in range(CUTS - len(points))]
         seen, self.states = {}, []
         for number, point in enumerate(sorted(points)):
             state = self.work / "state.raw"

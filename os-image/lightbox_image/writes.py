@@ -36,8 +36,9 @@ class Log:
                 at += length
 
     def touching(self, first, last):
-        """The indices of writes between two places of the disk."""
-        return [index for index, (start, length, _, _, _) in enumerate(self.entries) if length and first <= start < last]
+        """The indices of writes to anything between two places of the disk."""
+        return [index for index, (start, length, _, _, _) in enumerate(self.entries)
+                if length and start < last and start + length > first]
 
     def apply(self, disk, until, seed=None):
         """Does the first `until` entries to a disk. With a seed, of those that no flush came after only some are done,
