@@ -101,8 +101,12 @@ fuzz-ci:
 
 # Builds the firmware image into target/image/FLAVOUR (production, test or debug). As root: it makes trees of Debian packages.
 image FLAVOUR="production": parts
-    cargo build --release -p lightbox
+    cargo build --release -p lightbox -p lightbox-bootstrap
     os-image/image.py build --flavour {{ FLAVOUR }}
+
+# Adds a built image to the signed repository of images (target/image/repository), from which boxes update.
+image-publish FLAVOUR="production": (image FLAVOUR)
+    os-image/image.py publish --flavour {{ FLAVOUR }}
 
 # Boots an image in a virtual machine (UEFI, Secure Boot, TPM), its console here; Ctrl-C switches it off.
 image-boot FLAVOUR="test":

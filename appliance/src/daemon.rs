@@ -57,6 +57,7 @@ use crate::store::retention::{self, Retention};
 use crate::store::scrub::Scrubber;
 use crate::store::{deliveries, folder, forwards, indexer, jobs, models, rule_sets};
 use crate::system::System;
+use crate::system::updates::SystemUpdates;
 use crate::update::registry::Registry;
 use crate::update::{self, Updates};
 use crate::web;
@@ -349,7 +350,7 @@ impl Daemon {
             models: model_lines(&store.ledger),
             engine_fault: engine_fault(engine.clone()),
             changed: work.clone(),
-            places,
+            places: places.clone(),
             live: live.clone(),
             reload_fault,
             image_warning: System::running().and_then(|system| system.warning()),
@@ -360,6 +361,9 @@ impl Daemon {
             tasks.spawn(updates.monitors().run(stopped.clone()));
             tasks.spawn(updates.shadow(&store.objects, busy.subscribe()).run(stopped.clone()));
             let updates = updates.giving_way_to(busy.subscribe()).with_mirror(&live);
+            tasks.spawn(updates.run(stopped.clone()));
+        }
+        if let Some(updates) = SystemUpdates::of_site(&site, &store.ledger, &clock, &places, &live) {
             tasks.spawn(updates.run(stopped.clone()));
         }
         let admin_stop = stopped.clone();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use lightbox::cli::{
     acceptance_set, audit, boot, bundle, commitments, conformance, demo, health, keys, models, orders, peers,
-    phantom, plan, query, queue, quiet, recall, repository, rules, send, serve, site, studies,
+    phantom, plan, query, queue, quiet, recall, repository, rules, send, serve, site, studies, system,
 };
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
@@ -41,6 +41,7 @@ enum Verb {
     Audit(audit::Args),
     Health(health::Args),
     Boot(boot::Args),
+    System(system::Args),
     Send(send::Args),
     Phantom(phantom::Args),
     Bundle(bundle::Args),
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         Verb::Audit(args) => args.run(),
         Verb::Health(args) => args.run(),
         Verb::Boot(args) => args.run(),
+        Verb::System(args) => args.run(),
         Verb::Send(args) => args.run(),
         Verb::Phantom(args) => args.run(),
         Verb::Bundle(args) => args.run(),

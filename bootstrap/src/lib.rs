@@ -3,4 +3,6 @@
 //! Provisioning belongs here as well and comes later. The image that boots is made in `os-image/`.
 
 pub mod boot_entry;
+pub mod floor;
 pub mod identity;
+pub mod slot;

@@ -16,8 +16,8 @@ import tomllib
 
 from . import disk, lock, root, sbom, trees
 from .initrd import Initrd
-from .keys import Keys
-from .place import OUT, REPOSITORY, Failed, Stopwatch, fresh, need_root, say, write_json
+from .keys import IMAGES, Keys
+from .place import KEYS, OUT, REPOSITORY, Failed, Stopwatch, fresh, need_root, run, say, write_json
 
 
 def version():
@@ -36,7 +36,7 @@ def sha256(path):
 class Build:
     """One build of one flavour."""
 
-    def __init__(self, flavour, again=False, other_version=None, binary=None):
+    def __init__(self, flavour, again=False, other_version=None, binary=None, rollback=None, broken=False):
         need_root()
         self.flavour = flavour
         self.version = other_version or version()
@@ -44,6 +44,8 @@ class Build:
         # What is built for a comparison or as another version lies beside the image itself.
         self.beside = "again" if again else "checked" if binary else other_version
         self.binary = binary or root.LIGHTBOX
+        self.rollback = rollback
+        self.broken = broken
         self.folder = OUT / (f"{flavour}-{self.beside}" if self.beside else flavour)
         self.watch = Stopwatch()
 
@@ -77,7 +79,7 @@ class Build:
         kernel, release = trees.kernel(again=self.again)
         self.watch.lap("packages")
 
-        made = root.Root(work / "root", self.flavour, self.version, tools, keys, self.binary)
+        made = root.Root(work / "root", self.flavour, self.version, tools, keys, self.binary, self.rollback, self.broken)
         made.assemble(base, kernel, release)
         report = made.report()
         problems = [] if self.flavour == "debug" else root.violations(made.tree)
@@ -130,6 +132,15 @@ class Build:
             "seconds": self.watch.total(), "steps": self.watch.steps,
             "contents": report, "initrd_files": in_initrd, "enabled_units": units, "violations": problems,
         }
+
+
+def publish(build, repository=IMAGES):
+    """Adds a built image to the signed repository of images, by the verb that publishers use."""
+    keys = [part for name in ("vendor-lightbox-system", "snapshot", "timestamp")
+            for part in ("--key", KEYS / "images" / f"{name}.pem")]
+    run([build.binary, "system", "publish", "--root-fs", build.path("root.erofs"), "--hash-tree", build.path("root.verity"),
+         "--uki", build.uki, "--repository", repository, *keys])
+    say(f"{build.flavour} {build.version} is in {repository}")
 
 
 def load(flavour):

@@ -40,6 +40,8 @@ def command_line(root_hash, flavour):
         # A root that is not the signed one ends the start; three such ends lead to the other slot.
         "systemd.verity_root_options=panic-on-corruption", "panic=5", "oops=panic",
         # No partition is used because of its type, no unit or credential comes from outside the image.
+        # The partition table's copy counts where the first one was cut while an update wrote it.
+        "gpt",
         "systemd.gpt_auto=0", "systemd.import_credentials=no", "systemd.firstboot=no", "systemd.ssh_auto=0",
         "rd.systemd.unit=initrd.target", "systemd.unit=multi-user.target", "rd.shell=0", "rd.emergency=reboot",
         "lockdown=integrity", "module.sig_enforce=1", "slab_nomerge", "init_on_alloc=1", "vsyscall=none",

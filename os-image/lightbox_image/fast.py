@@ -6,10 +6,13 @@ import re
 import shutil
 import struct
 import subprocess
+import uuid
+import zlib
 
 from . import disk, initrd, lock, root, trees
 from .build import Build, root_hash_of, sha256
 from .keys import Keys
+from .machine import wait_until
 from .place import HERE, OUT, Failed, fresh, recipe
 from .rows import Rows, expect
 
@@ -41,6 +44,7 @@ class Fast:
         rows.check("the daemon's sandbox", self.sandbox)
         rows.check("the box partitions itself as meant", self.repart)
         rows.check("initrd, verity and UKI are the same when made again", self.again)
+        rows.check("the anti-rollback floor, on an emulated TPM", self.floor)
         rows.check("the lock holds what is asked for", self.lock)
         shutil.rmtree(self.work)
 
@@ -152,8 +156,14 @@ class Fast:
     def units(self):
         """systemd's own check of our units, in the root."""
         folder = self.unpacked()
-        ours = sorted(path.name for path in (folder / "usr/lib/systemd/system").glob("lightbox*") if path.suffix in (".service", ".timer"))
+        ours = sorted(path.name for path in (folder / "usr/lib/systemd/system").glob("lightbox*") if path.suffix in (".service", ".timer", ".path"))
         expect(len(ours) >= 6, "our units are missing")
+        # It is unmounted when nobody looks for a while, and would take with it whatever requires it: a blessing that waits
+        # for a slow gate, a slot that is being written.
+        requiring = [name for name in ours
+                     if re.search(r"^(RequiresMountsFor|Requires|BindsTo)=.*(/efi|efi\.mount)",
+                                  (folder / "usr/lib/systemd/system" / name).read_text(), re.MULTILINE)]
+        expect(not requiring, f"these require /efi, which comes and goes: {', '.join(requiring)}")
         done = self.tools.run("systemd-analyze", "verify", f"--root={folder}", "--man=no", "--recursive-errors=no", *ours,
                               check=False)
         problems = [line for line in done.stdout.splitlines() if "lightbox" in line]
@@ -206,6 +216,40 @@ class Fast:
         expect(sha256(uki) == self.summary["digests"]["unsigned_uki"], "the UKI differs")
         return "bit-identical"
 
+    def floor(self):
+        """The program that the initrd runs: an older image is refused, and so is data without a floor."""
+        program = self.build.binary.parent / root.FLOOR
+        state, empty, disk_with_data = (fresh(self.work / name) for name in ("tpm", "class", "class-with-data"))
+        (disk_with_data / "vda6").mkdir()
+        (disk_with_data / "vda6/uevent").write_text("DEVNAME=vda6\nPARTNAME=data\n")
+        entries = fresh(self.work / "esp") / "EFI/Linux"
+        entries.mkdir(parents=True)
+        shutil.copyfile(self.build.uki, entries / self.summary["entry"])
+        sock = self.work / "tpm.sock"
+        emulator = subprocess.Popen(
+            self.tools.command("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--server", f"type=unixio,path={sock}",
+                               "--flags", "not-need-init,startup-clear"),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        def ask(verb, number, blocks):
+            names = self.work / "os-release"
+            names.write_text(f"LIGHTBOX_ROLLBACK={number}\n")
+            more = ["--os-release", names, "--class", blocks] if verb == "check" else ["--esp", entries.parent.parent]
+            return self.tools.run(program, verb, "--tpm", f"unix:{sock}", "--note", self.work / "note", *more, check=False)
+
+        try:
+            wait_until(sock.exists, 20, "the TPM's socket")
+            steps = [("check", 1, disk_with_data, "REFUSED: this machine has data"), ("check", 1, empty, "floor 0"),
+                     ("raise", 1, empty, "owner password is set"), ("check", 0, disk_with_data, "starts none below"),
+                     ("check", recipe()["rollback"], disk_with_data, "may start"), ("raise", 1, empty, "floor")]
+            for verb, number, blocks, wanted in steps:
+                said = ask(verb, number, blocks).stdout.strip()
+                expect(wanted in said, f"{verb} of number {number} says '{said}' instead of '{wanted}'")
+        finally:
+            emulator.terminate()
+            emulator.wait()
+        return f"{len(steps)} steps; {said}"
+
     def lock(self):
         """Every package of image.toml is in the lock, once."""
         packages = lock.read()
@@ -231,6 +275,28 @@ def section(path, name):
             size, _, _, offset = struct.unpack_from("<IIII", data, at + 8)
             return data[offset:offset + size]
     raise Failed(f"{path.name} has no section {name}")
+
+
+def root_of(path):
+    """Where each partition of a disk begins, by PARTUUID: from the first copy of the table, or from the one at the end
+    where the first is damaged, as firmware and a kernel with `gpt` on its command line do."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for at in (SECTOR, size - SECTOR):
+            file.seek(at)
+            header = bytearray(file.read(SECTOR))
+            if header[:8] != b"EFI PART":
+                continue
+            length, crc = struct.unpack_from("<I", header, 12)[0], struct.unpack_from("<I", header, 16)[0]
+            header[16:20] = bytes(4)
+            first, count, each = struct.unpack_from("<QII", header, 72)
+            file.seek(first * SECTOR)
+            entries = file.read(count * each)
+            if zlib.crc32(header[:length]) == crc and zlib.crc32(entries) == struct.unpack_from("<I", header, 88)[0]:
+                rows = [entries[row:row + each] for row in range(0, count * each, each)]
+                return {str(uuid.UUID(bytes_le=row[16:32])): struct.unpack_from("<Q", row, 32)[0] * SECTOR
+                        for row in rows if any(row[:16])}
+    raise Failed(f"{path.name} has no partition table that is whole")
 
 
 def flip(path, at):

@@ -39,7 +39,9 @@ class Initrd:
         libraries = [f"{MULTIARCH}/{name}" for name in self.made_of["libraries"]]
         for path in [*programs, *libraries, *self.made_of["files"]]:
             self.take(path)
-        self.libraries_of([*programs, *libraries, *(p for p in self.made_of["files"] if p.startswith("usr/lib/udev/") and not p.endswith(".rules"))])
+        # Our own program needs none that the others do not.
+        theirs = [path for path in programs if (self.base / path).exists()]
+        self.libraries_of([*theirs, *libraries, *(p for p in self.made_of["files"] if p.startswith("usr/lib/udev/") and not p.endswith(".rules"))])
         self.take_units()
         self.take_modules()
         for name in ("passwd", "group"):

@@ -3,17 +3,21 @@
 secure-boot   signs boot loader and UKI; the virtual machine's firmware knows its certificate
 pcr           signs which states of PCR 11 may unlock the data
 stranger      signs like secure-boot, and nobody knows it: for the tests that must be refused
+images/       signs the repository of images: a root of its own, apart from that of models
 site/         the test hospital: authority, the box, a modality, a PACS, an operator
 
 A product is signed with keys in hardware; ukify and sbsign take such keys by their own options.
 """
 
+import base64
 import hashlib
 import re
-import base64
+import shutil
 
-from .place import KEYS
+from .place import KEYS, OUT, run
 
+# The signed repository of images, which `publish` adds to.
+IMAGES = OUT / "repository"
 PARTIES = ("lightbox", "ct1", "pacs", "operator")
 DAYS = "3650"
 
@@ -66,3 +70,14 @@ class Keys:
         text = (self.site / f"{party}.crt").read_text()
         body = re.search(r"-----BEGIN CERTIFICATE-----(.*?)-----END", text, re.DOTALL)[1]
         return hashlib.sha256(base64.b64decode(body)).hexdigest()
+
+    def image_root(self, lightbox):
+        """The root of trust in images, with the empty repository and its keys where there is none yet."""
+        kept = KEYS / "images"
+        if not (kept / "root.json").exists():
+            shutil.rmtree(IMAGES, ignore_errors=True)
+            shutil.rmtree(kept, ignore_errors=True)
+            run([lightbox, "repository", "new", IMAGES, "--vendor", "lightbox-system", "--make-keys", kept])
+            shutil.copytree(IMAGES, kept / "empty")
+            shutil.copyfile(IMAGES / "metadata/1.root.json", kept / "root.json")
+        return kept / "root.json"

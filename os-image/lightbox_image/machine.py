@@ -66,9 +66,10 @@ class Machine:
         self.dicom = self.admin = None
         self.started = None
 
-    def start(self, echo=False, pacs=None, reboot=True):
-        """Switches it on. `pacs` is the port of this machine where the test site's PACS listens; `reboot=False` lets
-        QEMU end where the guest resets; `echo` shows the console until it goes off."""
+    def start(self, echo=False, pacs=None, reboot=True, stick=None, writes=None, slow=None):
+        """Switches it on. `stick` is a disk that is put in, `writes` a file that gets a log of every write to the box's
+        own disk (dm-log-writes' form). `pacs` is the port of this machine where the test site's PACS listens; `reboot=False` lets
+        QEMU end where the guest resets; `slow` is how many bytes a second the box's own disk writes at most; `echo` shows the console until it goes off."""
         self.dicom, self.admin = free_port(), free_port()
         pacs = pacs or free_port()
         sock = self.folder / "tpm.sock"
@@ -88,7 +89,9 @@ class Machine:
             "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
             "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE}",
             "-drive", f"if=pflash,format=raw,unit=1,file={self.vars}",
-            "-drive", f"if=none,id=d0,format=raw,file={self.disk},cache=unsafe,discard=unmap",
+            *self.disk_options(writes, slow),
+            *(["-drive", f"if=none,id=stick,format=raw,readonly=on,file={stick}", "-device", "virtio-blk-pci,drive=stick"]
+              if stick else []),
             "-device", "virtio-blk-pci,drive=d0,bootindex=0",
             "-chardev", f"socket,id=tpm,path={sock}", "-tpmdev", "emulator,id=t0,chardev=tpm", "-device", "tpm-crb,tpmdev=t0",
             "-netdev", f"user,id=n0,restrict=on,{forward},{relay}", "-device", "virtio-net-pci,netdev=n0,romfile=",
@@ -99,6 +102,18 @@ class Machine:
             print(f"image: DICOM TLS 127.0.0.1:{self.dicom}, administration https://127.0.0.1:{self.admin}; Ctrl-C switches off",
                   file=sys.stderr)
             self.show()
+
+    def disk_options(self, writes, slow):
+        """The box's disk for QEMU. With a log the file below may forget a flush, the log must not."""
+        if writes is None:
+            slowly = f",throttling.bps-write={slow}" if slow else ""
+            return ["-drive", f"if=none,id=d0,format=raw,file={self.disk},cache=unsafe,discard=unmap{slowly}"]
+        writes.write_bytes(b"")
+        file = f"driver=file,filename={self.disk},cache.no-flush=on,discard=unmap"
+        return ["-blockdev", f"{file},node-name=f0",
+                "-blockdev", f"driver=file,filename={writes},cache.no-flush=on,node-name=l0",
+                "-blockdev", "driver=raw,file=f0,node-name=r0,cache.no-flush=on",
+                "-blockdev", "driver=blklogwrites,file=r0,log=l0,node-name=d0"]
 
     def spawn(self, *command, log):
         """A process in the tools tree that ends with us."""

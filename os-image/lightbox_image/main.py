@@ -19,6 +19,8 @@ def main(arguments=None):
     building = verbs.add_parser("build", help="build the image")
     building.add_argument("--flavour", choices=root.FLAVOURS, default="production")
     building.add_argument("--again", action="store_true", help="beside the last build, from nothing, to be compared")
+    publishing = verbs.add_parser("publish", help="add what was built to the signed repository, target/image/repository")
+    publishing.add_argument("--flavour", choices=root.FLAVOURS, default="production")
     quick = verbs.add_parser("fast", help="check what was built, without a virtual machine")
     quick.add_argument("--flavour", choices=root.FLAVOURS, default="production")
     quick.add_argument("--binary", type=Path, metavar="FILE",
@@ -26,6 +28,8 @@ def main(arguments=None):
     booting = verbs.add_parser("boot", help="boot what was built in a virtual machine, its console here")
     booting.add_argument("--flavour", choices=root.FLAVOURS, default="test")
     testing = verbs.add_parser("test", help="boot and damage the test flavour: every fault must be refused")
+    testing.add_argument("--binary", type=Path, metavar="FILE",
+                         help="build the image with this lightbox for the checks, beside the real one")
     testing.add_argument("only", nargs="*", metavar="WORDS", help="only checks whose names contain one of these")
     inspecting = verbs.add_parser("inspect", help="what is in the image, why, how big")
     inspecting.add_argument("--flavour", choices=root.FLAVOURS, default="production")
@@ -41,6 +45,8 @@ def main(arguments=None):
                 print(line)
         elif chosen.verb == "build":
             build.Build(chosen.flavour, again=chosen.again).run()
+        elif chosen.verb == "publish":
+            build.publish(build.built(chosen.flavour))
         elif chosen.verb == "compare":
             print(build.compare(chosen.flavour))
         elif chosen.verb == "fast":
@@ -51,7 +57,7 @@ def main(arguments=None):
             with machine.Machine(tools, Keys(tools), f"by-hand-{chosen.flavour}", made.disk) as box:
                 box.start(echo=True)
         elif chosen.verb == "test":
-            return verdict(boot.run(chosen.only))
+            return verdict(boot.run(chosen.only, chosen.binary and chosen.binary.resolve()))
         elif chosen.verb == "inspect":
             inspect_image.show(chosen.flavour)
     except Failed as failed:

@@ -14,9 +14,13 @@ from pathlib import Path
 from .place import EPOCH, HERE, OUT, REPOSITORY, Failed, fresh, recipe, run, say
 
 FLAVOURS = ("production", "test", "debug")
+# As the product names it.
+MACHINE = "x86_64"
 # Where the image's own files come from: the overlay of all flavours, then of the flavour.
 OVERLAY = HERE / "root"
 LIGHTBOX = REPOSITORY / "target/release/lightbox"
+# Beside it, from the same build.
+FLOOR = "lightbox-floor"
 ONNXRUNTIME = REPOSITORY / "target/parts/onnxruntime/libonnxruntime.so"
 BUNDLES = (REPOSITORY / "models/reference/phantom-detector/bundle", REPOSITORY / "target/bundles/brain-tumour")
 BUNDLE_NAMES = ("phantom-detector", "brain-tumour")
@@ -25,7 +29,7 @@ BUNDLE_NAMES = ("phantom-detector", "brain-tumour")
 class Root:
     """A root in the making: `tree` is a folder that will become the file system."""
 
-    def __init__(self, tree, flavour, version, tools, keys, lightbox):
+    def __init__(self, tree, flavour, version, tools, keys, lightbox, rollback=None, broken=False):
         self.tree = tree
         self.flavour = flavour
         self.version = version
@@ -34,6 +38,8 @@ class Root:
         self.lightbox = lightbox
         self.removed_scripts = []
         self.made_of = recipe()
+        self.rollback = self.made_of["rollback"] if rollback is None else rollback
+        self.broken = broken
 
     def assemble(self, base, kernel, release):
         """All steps in order."""
@@ -46,6 +52,8 @@ class Root:
             self.overlay(HERE / "flavours/test")
         if self.flavour == "debug":
             self.overlay(HERE / "flavours/debug")
+        if self.broken:
+            self.overlay(HERE / "flavours/broken")
         self.product()
         self.names()
         self.partitions()
@@ -80,12 +88,15 @@ class Root:
 
     def product(self):
         """The daemon, ONNX Runtime and the reference bundles."""
-        for path, remedy in ((self.lightbox, "cargo build --release -p lightbox"), (ONNXRUNTIME, "./justw parts")):
+        floor = self.lightbox.parent / FLOOR
+        remedy = "cargo build --release -p lightbox -p lightbox-bootstrap"
+        for path, remedy in ((self.lightbox, remedy), (floor, remedy), (ONNXRUNTIME, "./justw parts")):
             if not path.exists():
                 raise Failed(f"{path} is missing; remedy: {remedy} (./justw image does it)")
-        binary = self.tree / "usr/bin/lightbox"
-        self.tools.run("strip", "--strip-all", "-o", binary, self.lightbox)
-        binary.chmod(0o755)
+        for source in (self.lightbox, floor):
+            binary = self.tree / "usr/bin" / source.name
+            self.tools.run("strip", "--strip-all", "-o", binary, source)
+            binary.chmod(0o755)
         library = self.tree / "usr/lib/lightbox"
         library.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ONNXRUNTIME, library / "libonnxruntime.so")
@@ -93,6 +104,9 @@ class Root:
             if not (source / "manifest.toml").exists():
                 raise Failed(f"{source.relative_to(REPOSITORY)} is missing; remedy: ./justw parts")
             shutil.copytree(source, library / "bundles" / name)
+        share = self.tree / "usr/share/lightbox"
+        share.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.keys.image_root(self.lightbox), share / "system-root.json")
         if self.flavour != "production":
             site = self.tree / "usr/share/lightbox/test-site"
             for name in ("ca.crt", "lightbox.crt", "lightbox.key"):
@@ -109,9 +123,12 @@ class Root:
         """What the system calls itself."""
         note = {"production": "", "test": " (test flavour: not for clinical use)",
                 "debug": " (DEBUG FLAVOUR: shells inside, not for clinical use)"}[self.flavour]
+        # What the ledger becomes under this release; whoever publishes the image reads it from the boot entry.
+        ledger = run([self.lightbox, "system", "ledger-schema"]).stdout.strip()
         text = (f'ID=lightbox\nID_LIKE=debian\nNAME=Lightbox\nVERSION_ID={self.version}\n'
                 f'PRETTY_NAME="Lightbox {self.version}{note}"\nIMAGE_ID=lightbox\nIMAGE_VERSION={self.version}\n'
-                f'VARIANT_ID={self.flavour}\n')
+                f'VARIANT_ID={self.flavour}\nLIGHTBOX_ROLLBACK={self.rollback}\nLIGHTBOX_LEDGER={ledger}\n'
+                f'LIGHTBOX_MACHINE={MACHINE}\n')
         (self.tree / "usr/lib/os-release").write_text(text)
         os_release = self.tree / "etc/os-release"
         os_release.unlink(missing_ok=True)

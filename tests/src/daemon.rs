@@ -72,6 +72,7 @@ impl Daemon {
         let mut command = Command::new(lightbox());
         command.arg("serve").arg("--site").arg(&site.path);
         command.env("LIGHTBOX_ONNXRUNTIME", onnxruntime()).env("LIGHTBOX_LOG", level);
+        command.envs(site.environment.iter().cloned());
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -8,6 +8,7 @@ pub mod canary;
 pub mod chance;
 pub mod command;
 pub mod daemon;
+pub mod firmware;
 pub mod hospital;
 pub mod judges;
 pub mod ledger;

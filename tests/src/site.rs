@@ -29,6 +29,8 @@ pub struct Site {
     pub response_timeout_seconds: u32,
     /// `deliver.failed_run`.
     pub failed_run: String,
+    /// Environment of the daemon.
+    pub environment: Vec<(String, PathBuf)>,
     appliance: String,
     dicom: String,
     timers: String,
@@ -73,6 +75,7 @@ impl Site {
             congestion_mib: 0,
             response_timeout_seconds: 5,
             failed_run: "partial".into(),
+            environment: Vec::new(),
             appliance,
             dicom: "[dicom]\nlisten = \"127.0.0.1:0\"\n".into(),
             timers: String::new(),

@@ -7,6 +7,7 @@ mod models;
 mod peers;
 mod queue;
 mod study;
+mod system;
 
 use lightbox_provisioning::site::{Role, Site};
 use maud::{DOCTYPE, Markup, html};
@@ -16,6 +17,7 @@ pub use models::{Models, Version, models, version};
 pub use peers::{Heard, peers};
 pub use queue::{Queue, queue};
 pub use study::{studies, study};
+pub use system::{SystemPage, system};
 
 use super::{Listening, Operator};
 use crate::clock::utc_text;
@@ -47,7 +49,7 @@ impl Page<'_> {
                 header {
                     strong { (self.site.file.appliance.name) }
                     nav {
-                        @for (path, name) in [("/", "Health"), ("/studies", "Studies"), ("/queue", "Queue"), ("/models", "Models"), ("/peers", "Peers")] {
+                        @for (path, name) in [("/", "Health"), ("/studies", "Studies"), ("/queue", "Queue"), ("/models", "Models"), ("/peers", "Peers"), ("/system", "System")] {
                             a href=(path) aria-current=[(path == current).then_some("page")] { (name) }
                         }
                     }

@@ -1,6 +1,7 @@
 //! What each address answers.
 
 mod models;
+mod system;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -73,6 +74,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/queue/replay-all", post(replay_all))
         .route("/jobs/{id}/replay", post(replay_job))
         .merge(models::routes())
+        .merge(system::routes())
         .route("/peers", get(peers))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))

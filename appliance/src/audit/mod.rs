@@ -75,6 +75,9 @@ pub enum EventKind {
     /// A version of a model went from one state to another, or was refused before it had one (110131
     /// software configuration).
     ModelTransition,
+    /// An image of the firmware went from one state to another: found, written, started, installed, or fallen
+    /// back from (110131 software configuration).
+    SystemUpdate,
     /// A notice of recall came, or what it comes to here has changed (110113 where it cannot be obeyed).
     RecallKept,
 }
@@ -113,6 +116,7 @@ impl EventKind {
             EventKind::CertificatesReloaded => "certificates-reloaded",
             EventKind::RepositoryChecked => "repository-checked",
             EventKind::ModelTransition => "model-transition",
+            EventKind::SystemUpdate => "system-update",
             EventKind::RecallKept => "recall-kept",
         }
     }

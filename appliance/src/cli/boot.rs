@@ -4,10 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use lightbox_bootstrap::boot_entry;
 
 use crate::system::System;
+use crate::system::manifest::Version;
+use crate::system::orders::{Orders, STATE, Standing};
 
 /// Where EFI variables are.
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
@@ -33,6 +36,9 @@ enum Command {
         /// Where EFI variables are.
         #[arg(long, value_name = "FOLDER", default_value = EFIVARS)]
         efivars: PathBuf,
+        /// Where to leave the entry's name, for those who may not look at the partition.
+        #[arg(long, value_name = "FILE")]
+        note: Option<PathBuf>,
     },
     /// One line: name and flavour of the system, its boot entry, Secure Boot, the root's hash.
     Status {
@@ -46,8 +52,12 @@ impl Args {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Bless { esp, efivars } => {
+            Command::Bless { esp, efivars, note } => {
                 println!("blessed: {}", boot_entry::bless(&esp, &efivars)?);
+                if let Some(note) = note {
+                    let stem = boot_entry::booted(&efivars)?.stem;
+                    fs::write(&note, format!("{stem}\n")).with_context(|| note.display().to_string())?;
+                }
             }
             Command::Status { efivars } => println!("{}", status(&efivars)),
         }
@@ -70,5 +80,17 @@ fn status(efivars: &Path) -> String {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let root = line.split_whitespace().find_map(|word| word.strip_prefix("roothash="));
     let root = root.and_then(|hash| hash.get(..12)).unwrap_or("none");
-    format!("{name}: entry {entry}, {secure}, root hash {root}")
+    let came_back = came_back().map(|version| {
+        format!(
+            "\nFELL BACK: {version} was installed last and did not pass its health gate; see the system page"
+        )
+    });
+    format!("{name}: entry {entry}, {secure}, root hash {root}{}", came_back.unwrap_or_default())
+}
+
+/// The version that was written last, where another one runs.
+fn came_back() -> Option<Version> {
+    let running = System::running()?.version?;
+    let last = Orders::new(Path::new(STATE), Path::new(STATE)).progress()?;
+    (last.state == Standing::Written && last.version != running).then_some(last.version)
 }

@@ -29,6 +29,7 @@ pub mod send;
 pub mod serve;
 pub mod site;
 pub mod studies;
+pub mod system;
 
 use std::path::PathBuf;
 

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use super::SiteArg;
 use super::print::plain;
 use crate::clock::SystemClock;
-use crate::store::ledger::{Ledger, open_reader};
+use crate::store::ledger::{Ledger, LedgerError, fits, open_reader};
 use crate::store::replay::By;
 use crate::store::schema::MIGRATIONS;
 
@@ -44,13 +44,23 @@ impl Place {
         let version: u32 = reader.pragma_query_value(None, "user_version", |row| row.get(0))?;
         // Opening a ledger for writing migrates it. Under a running daemon of an older release
         // that would change the tables it works on, so it is the daemon's alone to do.
-        if version as usize != MIGRATIONS.len() {
+        if (version as usize) < MIGRATIONS.len() || fits(&reader).is_err() {
             bail!(
                 "the ledger has schema version {version}, this program knows {}: use the `lightbox` of the release that runs",
                 MIGRATIONS.len()
             );
         }
         Ok(reader)
+    }
+
+    /// Whether this release may work on the ledger, if there is one yet. What else is wrong with it, [`Place::reader`] says.
+    pub fn is_no_newer_releases(&self) -> anyhow::Result<()> {
+        let path = self.data_dir.join("ledger.db");
+        let newer = path.exists().then(|| open_reader(&path).and_then(|reader| fits(&reader)));
+        match newer {
+            Some(Err(error @ LedgerError::TooNew { .. })) => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// The device's identity, which is never made here: a new key would orphan the audit log.

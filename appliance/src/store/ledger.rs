@@ -16,7 +16,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 
-use super::schema::MIGRATIONS;
+use super::schema::{MIGRATIONS, oldest};
 use crate::audit::{self, Event};
 use crate::clock::SharedClock;
 
@@ -49,11 +49,13 @@ pub enum LedgerError {
     },
     /// The ledger was written by a newer release.
     #[error(
-        "the ledger has schema version {found}, this release knows {known}: start the newer release again"
+        "the ledger has schema version {found} and may be opened from version {oldest} on, this release knows {known}: start the newer release again"
     )]
     TooNew {
         /// Version found.
         found: usize,
+        /// The oldest version that may open it.
+        oldest: usize,
         /// Newest version known here.
         known: usize,
     },
@@ -341,7 +343,7 @@ fn migrate(connection: &mut Connection) -> Result<(), LedgerError> {
     let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let found = found as usize;
     if found > MIGRATIONS.len() {
-        return Err(LedgerError::TooNew { found, known: MIGRATIONS.len() });
+        return fits(connection);
     }
     // A migration may make a table anew, which foreign keys to it would forbid; SQLite takes this
     // setting outside of transactions only.
@@ -357,7 +359,30 @@ fn migrate(connection: &mut Connection) -> Result<(), LedgerError> {
         }
         tx.commit().map_err(|error| sqlite("migrating", &error))?;
     }
+    if found < MIGRATIONS.len() {
+        connection.execute(
+            "INSERT INTO ledger_reach (one, oldest) VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET oldest = ?1",
+            [oldest() as u32],
+        )?;
+    }
     connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(())
+}
+
+/// Whether this release may work on a ledger. A newer release has migrated it where the box fell back to this one: then
+/// the newer release has written down how old a release may be.
+pub fn fits(connection: &Connection) -> Result<(), LedgerError> {
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let (found, known) = (found as usize, MIGRATIONS.len());
+    if found <= known {
+        return Ok(());
+    }
+    let oldest = connection.query_row("SELECT oldest FROM ledger_reach", [], |row| row.get(0));
+    let oldest = oldest.map_or(found, |oldest: u32| oldest as usize);
+    if oldest > known {
+        return Err(LedgerError::TooNew { found, oldest, known });
+    }
+    tracing::warn!(found, known, "the ledger was migrated by a newer release; this one may work on it");
     Ok(())
 }
 
@@ -544,6 +569,43 @@ mod tests {
         let identity =
             Arc::new(DeviceIdentity::open_or_create(&folder.path().join("device.key")).expect("key"));
         let error = Ledger::open(folder.path(), identity, Arc::new(SystemClock)).err();
-        assert!(matches!(error, Some(LedgerError::TooNew { found: 999, .. })));
+        assert!(matches!(error, Some(LedgerError::TooNew { found: 999, .. })), "without a word of its reach");
+    }
+
+    /// What a box meets that has fallen back from a newer release, which has migrated the ledger.
+    #[test]
+    fn a_newer_ledger_is_worked_on_where_the_newer_release_allows_it() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        drop(open(folder.path()));
+        let newer = |oldest: usize| {
+            let connection = Connection::open(folder.path().join("ledger.db")).expect("opened");
+            connection.pragma_update(None, "user_version", MIGRATIONS.len() as u32 + 1).expect("set");
+            connection.execute("UPDATE ledger_reach SET oldest = ?1", [oldest as u32]).expect("set");
+        };
+        newer(MIGRATIONS.len());
+        let connection = Connection::open(folder.path().join("ledger.db")).expect("opened");
+        let added =
+            "CREATE TABLE of_a_later_release (id INTEGER); ALTER TABLE studies ADD COLUMN later TEXT;";
+        connection.execute_batch(added).expect("migrated");
+        drop(connection);
+        let ledger = open(folder.path());
+        ledger.write_blocking(|writer| {
+            writer.tx().execute("INSERT INTO studies (key, study_uid, state, revision, first_at, last_at) VALUES ('k','1.2','done',0,1,1)", [])?;
+            writer.audit(&Event::new(audit::EventKind::Started, "box", serde_json::json!({})))
+        }).expect("the older release goes on");
+        drop(ledger);
+        let connection = Connection::open(folder.path().join("ledger.db")).expect("opened");
+        let version: u32 =
+            connection.pragma_query_value(None, "user_version", |row| row.get(0)).expect("read");
+        assert_eq!(version as usize, MIGRATIONS.len() + 1, "it stays a ledger of the newer release");
+        newer(MIGRATIONS.len() + 1);
+        let identity =
+            Arc::new(DeviceIdentity::open_or_create(&folder.path().join("device.key")).expect("key"));
+        let error = Ledger::open(folder.path(), identity, Arc::new(SystemClock)).err().expect("refused");
+        let known = MIGRATIONS.len();
+        assert!(
+            matches!(error, LedgerError::TooNew { found, oldest, .. } if found == known + 1 && oldest == known + 1)
+        );
+        assert!(error.to_string().contains("start the newer release again"));
     }
 }

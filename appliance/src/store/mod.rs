@@ -9,6 +9,7 @@
 //! - [`forwards`]: series on their way to other archives, and which of their instances are there;
 //! - [`models`]: versions of signed models, which one runs, and how it came to;
 //! - [`rule_sets`]: the rules that were active;
+//! - [`system`]: images of the firmware, and where each of them stands;
 //! - [`priors`]: earlier studies that rules want fetched, and what came of it;
 //! - [`results`]: the outputs made from findings, as files;
 //! - [`retention`] and [`scrub`]: what has aged goes, what stays is reread;
@@ -41,3 +42,4 @@ pub mod retention;
 pub mod rule_sets;
 pub mod schema;
 pub mod scrub;
+pub mod system;

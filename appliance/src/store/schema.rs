@@ -602,4 +602,53 @@ ALTER TABLE model_recalls_by_role RENAME TO model_recalls;
 
 ALTER TABLE model_trust ADD COLUMN anew INTEGER NOT NULL DEFAULT 0; -- 1: a person lets the next look be the first
 "#,
+    // Updates of the firmware image; from which release on a ledger may be opened.
+    r#"
+-- BREAKS OLDER RELEASES: those before this one know nothing of a ledger's reach.
+CREATE TABLE ledger_reach (
+    one             INTEGER PRIMARY KEY CHECK (one = 1),
+    oldest          INTEGER NOT NULL        -- the oldest schema version whose release may still work on this ledger
+);
+
+CREATE TABLE system_trust (                 -- the last look at the repository of images
+    id              INTEGER PRIMARY KEY CHECK (id = 1),
+    seen            TEXT,                   -- JSON: lightbox_models::trust::SeenVersions
+    checked_at      INTEGER,
+    expires_at      INTEGER,
+    clause          TEXT NOT NULL DEFAULT '',
+    problem         TEXT NOT NULL DEFAULT ''
+);
+
+CREATE TABLE system_versions (              -- images that the repository has offered to this box
+    id              INTEGER PRIMARY KEY,    -- the order in which they came
+    version         TEXT NOT NULL,
+    manifest_sha256 TEXT NOT NULL UNIQUE,   -- of the signed manifest
+    manifest        TEXT NOT NULL,          -- JSON: system::manifest::Manifest
+    state           TEXT NOT NULL,          -- store::system::State
+    since           INTEGER NOT NULL,
+    note            TEXT NOT NULL DEFAULT '', -- why it stands where it stands, for people
+    asked_by        TEXT NOT NULL DEFAULT '', -- who wants it installed; empty: nobody yet
+    at_once         INTEGER NOT NULL DEFAULT 0, -- without waiting for the window
+    dates_by        TEXT NOT NULL DEFAULT '', -- JSON: who lets metadata past their date pass, and why
+    ready_at        INTEGER                 -- when it was in its slot
+);
+
+CREATE TABLE system_requests (              -- looks that somebody asks for
+    id              INTEGER PRIMARY KEY,
+    at              INTEGER NOT NULL,
+    person          TEXT NOT NULL,
+    override_reason TEXT NOT NULL,
+    done_at         INTEGER,
+    outcome         TEXT NOT NULL DEFAULT ''
+);
+"#,
 ];
+
+/// In the SQL of a migration that releases before it could not work with: they refuse such a ledger. A migration that only
+/// adds what older releases leave alone goes without: then a box that falls back to the release before goes on.
+const BREAKS: &str = "-- BREAKS OLDER RELEASES";
+
+/// The oldest schema version whose release may work on a ledger of the newest one.
+pub fn oldest() -> usize {
+    MIGRATIONS.iter().rposition(|sql| sql.contains(BREAKS)).map_or(0, |index| index + 1)
+}

@@ -18,23 +18,24 @@ use tokio_util::io::StreamReader;
 use crate::config::chain;
 use crate::dicom::tls::live::Live;
 use crate::web::body::BodyError;
-use crate::web::client::{Question, Remote, WebError};
+use crate::web::client::{MirrorOf, Question, Remote, WebError};
 
 /// Longest file that is read; what asks knows its true length, or a smaller limit.
 const FILE_BYTES_MAX: u64 = 64 << 30;
 
 /// The mirror that a site names.
 #[derive(Clone, Debug)]
-pub(super) struct Mirror {
+pub(crate) struct Mirror {
+    of: MirrorOf,
     remote: Remote,
     respond: Duration,
 }
 
 impl Mirror {
     /// None where the site names none.
-    pub(super) fn of_site(site: &Site, live: &watch::Receiver<Arc<Live>>) -> Option<Mirror> {
-        let remote = Remote::of_mirror(site, live)?;
-        Some(Mirror { respond: remote.respond(), remote })
+    pub(crate) fn of_site(site: &Site, live: &watch::Receiver<Arc<Live>>, of: MirrorOf) -> Option<Mirror> {
+        let remote = Remote::of_mirror(site, live, of)?;
+        Some(Mirror { of, respond: remote.respond(), remote })
     }
 }
 
@@ -42,7 +43,7 @@ impl Mirror {
 impl Source for Mirror {
     async fn open(&self, path: &str) -> io::Result<Reading> {
         let question = Question {
-            service: "the mirror of models",
+            service: self.of.name(),
             method: Method::GET,
             path: &format!("/{path}"),
             accept: "*/*",

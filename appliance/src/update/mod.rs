@@ -15,7 +15,7 @@ mod check;
 mod decisions;
 mod evidence;
 mod files;
-mod mirror;
+pub(crate) mod mirror;
 mod monitor;
 mod recall;
 pub mod registry;
@@ -44,6 +44,7 @@ use crate::infer::engine::EngineHandle;
 use crate::store::ledger::{Ledger, LedgerError};
 use crate::store::models;
 use crate::store::objects::Objects;
+use crate::web::client::MirrorOf;
 
 pub use anew::begin_anew;
 pub use back::{go_back, verify_kept};
@@ -238,7 +239,7 @@ impl Updates {
     /// The same with the mirror that the site may name, known by the newest certificates.
     #[must_use]
     pub fn with_mirror(mut self, live: &watch::Receiver<Arc<Live>>) -> Self {
-        self.mirror = mirror::Mirror::of_site(&self.site, live);
+        self.mirror = mirror::Mirror::of_site(&self.site, live, MirrorOf::Models);
         self
     }
 

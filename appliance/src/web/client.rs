@@ -93,7 +93,26 @@ pub struct Remote {
 #[derive(Clone, Copy, Debug)]
 enum Whose {
     Peer,
-    Mirror,
+    Mirror(MirrorOf),
+}
+
+/// What a mirror inside the hospital offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorOf {
+    /// Signed models (`updates.mirror`).
+    Models,
+    /// Images of the firmware (`system.mirror`).
+    Images,
+}
+
+impl MirrorOf {
+    /// What it is called in errors.
+    pub fn name(self) -> &'static str {
+        match self {
+            MirrorOf::Models => "the mirror of models",
+            MirrorOf::Images => "the mirror of images",
+        }
+    }
 }
 
 /// An answer whose body is still to be read. Dropping it closes the connection.
@@ -246,15 +265,19 @@ impl Remote {
     }
 
     /// The mirror of the repository of models; `None` if the site names none.
-    pub fn of_mirror(site: &Site, live: &watch::Receiver<Arc<Live>>) -> Option<Self> {
-        let url = WebUrl::parse(&site.file.updates.mirror.as_ref()?.url)?;
+    pub fn of_mirror(site: &Site, live: &watch::Receiver<Arc<Live>>, of: MirrorOf) -> Option<Self> {
+        let mirror = match of {
+            MirrorOf::Models => &site.file.updates.mirror,
+            MirrorOf::Images => &site.file.system.mirror,
+        };
+        let url = WebUrl::parse(&mirror.as_ref()?.url)?;
         let deliver = &site.file.deliver;
         let within = Duration::from_secs(deliver.response_timeout_seconds);
         Some(Remote {
-            name: "mirror of models".into(),
+            name: of.name().into(),
             // The site file's check lets no other pass.
             tls: Some(live.clone()),
-            whose: Whose::Mirror,
+            whose: Whose::Mirror(of),
             url,
             connect: Duration::from_secs(deliver.connect_timeout_seconds),
             respond: within,
@@ -297,7 +320,8 @@ impl Remote {
             Some(live) => {
                 let config = match self.whose {
                     Whose::Peer => live.borrow().peer_clients.get(&self.name).cloned(),
-                    Whose::Mirror => live.borrow().mirror_client.clone(),
+                    Whose::Mirror(MirrorOf::Models) => live.borrow().mirror_client.clone(),
+                    Whose::Mirror(MirrorOf::Images) => live.borrow().system_mirror_client.clone(),
                 };
                 Some(config.ok_or(PeerError::NoCertificate)?)
             }

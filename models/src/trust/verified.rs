@@ -39,6 +39,13 @@ pub struct Target {
     pub custom: BTreeMap<String, Value>,
 }
 
+impl Target {
+    /// Where its bytes lie in the repository's folder.
+    pub fn path(&self) -> String {
+        target_path(&self.name, &self.sha256)
+    }
+}
+
 /// What an operator's override was used for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overridden {
@@ -117,6 +124,12 @@ impl Verified {
     /// All targets, by name.
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
         self.targets.values()
+    }
+
+    /// The same, with targets' bytes read from another source: each is compared with its signed digest anyway.
+    #[must_use]
+    pub fn from(&self, source: Arc<dyn Source>) -> Verified {
+        Verified { source, ..self.clone() }
     }
 
     /// A target by its name.

@@ -11,7 +11,7 @@ use super::priors;
 use super::raw::Names;
 use super::routing;
 use super::{Capability, Certificate, Problem, Site, SiteError, SiteFile};
-use super::{completion, dicomweb, updates};
+use super::{completion, dicomweb, system, updates};
 
 /// Collects problems while the checks go on, so that a site sees all of them at once.
 pub(super) struct Problems<'a> {
@@ -68,6 +68,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Site, SiteError> {
     priors::check(&file, &peers, &mut problems);
     routing::check(&file, &destinations, &mut problems);
     updates::check(&file, &mut problems);
+    system::check(&file, &mut problems);
     problems.into_result(path)?;
     join_paths(&mut file, path.parent().unwrap_or(Path::new("")));
     let revision = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -437,6 +438,9 @@ fn join_paths(file: &mut SiteFile, folder: &Path) {
     file.infer.onnxruntime.iter_mut().for_each(join);
     file.updates.root.iter_mut().for_each(join);
     file.updates.repository.iter_mut().for_each(join);
+    join(&mut file.system.root);
+    file.system.repository.iter_mut().for_each(join);
+    join(&mut file.system.folder);
 }
 
 pub(super) fn files(site: &Site) -> Result<(), SiteError> {

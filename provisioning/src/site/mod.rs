@@ -15,6 +15,7 @@ pub mod raw;
 mod reference;
 mod routing;
 mod sop_classes;
+mod system;
 mod updates;
 
 use std::fmt;

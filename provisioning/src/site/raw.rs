@@ -41,6 +41,9 @@ pub struct SiteFile {
     /// Where signed models come from.
     #[serde(default)]
     pub updates: Updates,
+    /// Updates of the firmware image: of the whole system.
+    #[serde(default)]
+    pub system: System,
     /// How results are sent, for all destinations.
     #[serde(default)]
     pub deliver: Deliver,
@@ -394,6 +397,60 @@ pub struct Mirror {
     pub url: String,
     /// How the server's certificate is known. Ours is shown if it asks for one.
     pub certificate: Certificate,
+}
+
+/// `[system]`: updates of the firmware image. Only a box that was started from its image can take one. A new image is
+/// checked whole, then written into the slot that does not run; the box restarts into it at a time of the site's
+/// choice, and goes back by itself if it is not well.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct System {
+    /// The repository's root: what all trust in images begins with. It is part of the image.
+    pub root: PathBuf,
+    /// The signed repository of images: a folder that holds `metadata/` and `targets/`. A stick whose file system has
+    /// the label LIGHTBOX is found at `/run/stick`.
+    pub repository: Option<PathBuf>,
+    /// Instead of `repository`: a mirror of it inside the hospital.
+    pub mirror: Option<Mirror>,
+    /// Minutes between two looks at the repository. 0 looks only when `lightbox system check` asks for it.
+    pub check_minutes: u64,
+    /// Who decides that a new image is installed: `asked` waits for `lightbox system install`, `window` installs what
+    /// is newer by itself.
+    pub install: Install,
+    /// The hours in which the box may restart into a new image, in local time as `appliance.utc_offset` says. Left
+    /// out: at any time.
+    pub window: Option<Schedule>,
+    /// Studies in flight finish first. After so many minutes within the window the box restarts all the same: what is
+    /// under way then is on disk, and goes on after the restart.
+    pub drain_minutes: u64,
+    /// Where images are kept until they are written, and where the image's own units look for orders.
+    pub folder: PathBuf,
+}
+
+impl Default for System {
+    fn default() -> Self {
+        System {
+            root: "/usr/share/lightbox/system-root.json".into(),
+            repository: None,
+            mirror: None,
+            check_minutes: 0,
+            install: Install::Asked,
+            window: None,
+            drain_minutes: 30,
+            folder: "/var/lib/lightbox/system".into(),
+        }
+    }
+}
+
+/// Who decides that a new image is installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Install {
+    /// A person.
+    #[default]
+    Asked,
+    /// The box, in the window.
+    Window,
 }
 
 /// `[deliver]`: how results are sent.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lightbox_provisioning::site::Site;
+use lightbox_provisioning::site::{Mirror, Site};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -54,6 +54,8 @@ pub struct Live {
     pub peer_clients: BTreeMap<String, Arc<ClientConfig>>,
     /// For the mirror of the repository of models, where the site names one.
     pub mirror_client: Option<Arc<ClientConfig>>,
+    /// For the mirror of the repository of images, where the site names one.
+    pub system_mirror_client: Option<Arc<ClientConfig>>,
     /// What expires when; certificates of peers are known only when they have called.
     pub expiries: Vec<Expiry>,
 }
@@ -115,10 +117,14 @@ impl Live {
                 peer_clients.insert(peer.name.clone(), config);
             }
         }
-        let mirror = site.file.updates.mirror.as_ref().and_then(|mirror| Known::of(&mirror.certificate));
-        let mirror_client = mirror
-            .map(|known| client_config_with(known, roots.clone(), Some(&identity), lists.clone()))
-            .transpose()?;
+        let mirror_of = |mirror: &Option<Mirror>| {
+            let known = mirror.as_ref().and_then(|mirror| Known::of(&mirror.certificate));
+            known
+                .map(|known| client_config_with(known, roots.clone(), Some(&identity), lists.clone()))
+                .transpose()
+        };
+        let mirror_client = mirror_of(&site.file.updates.mirror)?;
+        let system_mirror_client = mirror_of(&site.file.system.mirror)?;
         let mut clients = BTreeMap::new();
         for destination in &site.file.destination {
             let certificate = match (&destination.dicom, &destination.hl7) {
@@ -138,6 +144,7 @@ impl Live {
             sources,
             peer_clients,
             mirror_client,
+            system_mirror_client,
             identity,
             roots,
             peers,

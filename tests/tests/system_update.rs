@@ -1,0 +1,249 @@
+//! Updates of the firmware image: the daemon and the program that writes the slot, over a disk that is a file. What a real
+//! machine does with it, `image-test` shows.
+
+use std::fs;
+
+use lightbox_tests::firmware::{Firmware, Image};
+use lightbox_tests::peers::curl::Browser;
+use lightbox_tests::peers::storescu::Storescu;
+use lightbox_tests::samples::phantom;
+use lightbox_tests::{Daemon, Hospital, Identity, Site, wait};
+
+struct Box {
+    firmware: Firmware,
+    site: Site,
+    daemon: Daemon,
+    operator: Identity,
+    hospital: Hospital,
+}
+
+impl Box {
+    #[track_caller]
+    fn start(more: &str) -> Self {
+        Self::start_with(more, |_, site| site)
+    }
+
+    #[track_caller]
+    fn start_with(more: &str, change: impl FnOnce(&Hospital, Site) -> Site) -> Self {
+        let hospital = Hospital::new();
+        let firmware = Firmware::new(&hospital);
+        let operator = hospital.issue("operator");
+        let site = Site::new(&hospital).operator("operator", "operator", &operator);
+        let site = change(&hospital, firmware.site(site, more));
+        let daemon = Daemon::start(&site);
+        Box { firmware, site, daemon, operator, hospital }
+    }
+
+    fn system(&self, arguments: &[&str]) -> String {
+        self.firmware.system(&self.site, arguments).all()
+    }
+
+    fn states(&self) -> Vec<String> {
+        self.daemon.ledger().texts("SELECT version || ' ' || state FROM system_versions ORDER BY id")
+    }
+
+    fn notes(&self) -> String {
+        self.daemon.ledger().texts("SELECT note FROM system_versions ORDER BY id").join("\n")
+    }
+
+    #[track_caller]
+    fn wait_for(&self, states: &[&str]) {
+        self.daemon.wait_for(&format!("{states:?}, not {:?}", self.states()), 30, |_| {
+            (self.states() == states).then_some(())
+        });
+    }
+
+    /// Up to the order to write it.
+    #[track_caller]
+    fn until_written(&self) {
+        wait::until(
+            "the order to write",
+            30,
+            || self.firmware.is_ordered("write").then_some(()),
+            || self.notes(),
+        );
+        self.daemon.wait_for("the state", 10, |_| {
+            self.states().iter().any(|one| one.contains("writing")).then_some(())
+        });
+    }
+
+    /// Starts the daemon anew, as the machine does.
+    #[track_caller]
+    fn restart(&mut self) {
+        self.daemon.stop();
+        self.daemon = Daemon::start(&self.site);
+    }
+
+    fn page(&self) -> String {
+        Browser::new(&self.hospital, self.daemon.admin, Some(&self.operator)).get("/system").body
+    }
+}
+
+#[test]
+fn an_image_is_found_asked_for_written_started_and_blessed() {
+    let mut place = Box::start("");
+    place.firmware.publish(&Image::new("1.1.0"));
+    let said = place.system(&["check", "--by", "A. Meyer"]);
+    assert!(said.starts_with("verified"), "{said}");
+    place.wait_for(&["1.1.0 offered"]);
+    place
+        .daemon
+        .wait_for("the reason", 10, |_| place.notes().contains("waits for somebody to ask").then_some(()));
+    assert!(!place.firmware.is_ordered("write"), "it was installed without being asked for");
+    place.system(&["install", "--by", "A. Meyer"]);
+    place.until_written();
+
+    let said = place.firmware.write_slot().ok("write-slot");
+    assert!(said.out.contains("written: lightbox_1.1.0+3.efi"), "{}", said.all());
+    assert_eq!(place.firmware.entries(), ["lightbox_1.0.0+3.efi", "lightbox_1.1.0+3.efi"]);
+    assert_eq!(place.firmware.other_slot(10), b"1.1.01.1.0");
+    place.wait_for(&["1.1.0 restarting"]);
+    assert!(place.page().contains("restarting"), "{}", place.page());
+
+    place.firmware.restarts();
+    place.firmware.runs("1.1.0");
+    place.restart();
+    place.wait_for(&["1.1.0 on-trial"]);
+    place.firmware.passes_its_gate("1.1.0");
+    place.wait_for(&["1.1.0 installed"]);
+    let steps: Vec<String> = place
+        .daemon
+        .ledger()
+        .audit("system-update")
+        .iter()
+        .map(|record| record.detail["to"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(steps, ["offered", "fetching", "writing", "ready", "restarting", "on-trial", "installed"]);
+    let asked = place.daemon.ledger().audit("operator-action");
+    assert!(
+        asked.iter().any(|record| record.detail["by"] == "A. Meyer" && record.detail["version"] == "1.1.0")
+    );
+    // The same repository again: there is nothing newer.
+    place.system(&["check", "--by", "A. Meyer"]);
+    assert_eq!(place.states(), ["1.1.0 installed"]);
+}
+
+#[test]
+fn a_box_that_came_back_says_so_and_does_not_try_again_by_itself() {
+    let mut place = Box::start("install = \"window\"\ncheck_minutes = 1");
+    place.firmware.publish(&Image::new("1.1.0"));
+    place.until_written();
+    place.firmware.write_slot().ok("write-slot");
+    place.wait_for(&["1.1.0 restarting"]);
+    // A daemon that dies before the machine has restarted is no fall.
+    place.restart();
+    assert_eq!(place.states(), ["1.1.0 restarting"]);
+    place.firmware.restarts();
+    place.restart();
+    place.wait_for(&["1.1.0 fell-back"]);
+    assert!(place.page().contains("fell back"), "{}", place.page());
+    let fell = place.daemon.ledger().audit("system-update").pop().expect("an audit record");
+    assert_eq!((fell.detail["to"].as_str(), fell.outcome.as_str()), (Some("fell-back"), "8"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(place.states(), ["1.1.0 fell-back"]);
+    // A person may.
+    place.system(&["install", "1.1.0", "--by", "A. Meyer"]);
+    place.until_written();
+    place.firmware.write_slot().ok("write-slot again");
+    place.wait_for(&["1.1.0 restarting"]);
+}
+
+#[test]
+fn what_does_not_fit_or_was_altered_is_refused_before_a_byte_is_written() {
+    let place = Box::start("");
+    place.firmware.publish(&Image { flavour: "production", ..Image::new("1.9.0") });
+    place.firmware.publish(&Image { ledger: Some("999/999".into()), ..Image::new("1.2.0") });
+    place.system(&["check", "--by", "A. Meyer"]);
+    place.wait_for(&["1.2.0 refused"]);
+    assert!(place.notes().contains("[no-way-back]"), "{}", place.notes());
+
+    // A file of the repository is altered.
+    place.firmware.publish(&Image::new("1.3.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    let folder = place
+        .firmware
+        .repository()
+        .join(format!("targets/vendors/lightbox-system/{}-test/1.3.0", std::env::consts::ARCH));
+    let root = fs::read_dir(&folder)
+        .expect("there")
+        .map(|file| file.expect("read").path())
+        .find(|path| path.to_string_lossy().ends_with("root.erofs"))
+        .expect("the root");
+    let good = fs::read(&root).expect("read");
+    let mut bad = good.clone();
+    bad[77] ^= 1;
+    fs::write(&root, &bad).expect("altered");
+    place.system(&["install", "1.3.0", "--by", "A. Meyer"]);
+    place.wait_for(&["1.2.0 refused", "1.3.0 refused"]);
+    assert!(place.notes().contains("[target-digest]"), "{}", place.notes());
+
+    // What was staged is altered behind the daemon's back: whoever writes the slot sees it.
+    fs::write(&root, &good).expect("mended");
+    place.system(&["install", "1.3.0", "--by", "A. Meyer"]);
+    place.until_written();
+    let staged = place.firmware.stage().join(root.strip_prefix(place.firmware.repository()).expect("below"));
+    fs::write(staged, &bad).expect("altered");
+    let said = place.firmware.write_slot();
+    assert!(said.code != Some(0) && said.all().contains("other bytes than were signed"), "{}", said.all());
+    assert_eq!(place.firmware.entries(), ["lightbox_1.0.0+3.efi"]);
+    place.wait_for(&["1.2.0 refused", "1.3.0 refused"]);
+
+    // An older state of the repository.
+    let kept = place.hospital.sub_folder("kept").join("timestamp.json");
+    let timestamp = place.firmware.repository().join("metadata/timestamp.json");
+    fs::copy(&timestamp, &kept).expect("kept");
+    place.firmware.publish(&Image::new("1.4.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    fs::copy(&kept, &timestamp).expect("rolled back");
+    let said = place.system(&["check", "--by", "A. Meyer"]);
+    assert!(said.contains("[version-rolled-back]"), "{said}");
+}
+
+#[test]
+fn the_box_restarts_in_its_window_only_unless_told_otherwise() {
+    let now = time::OffsetDateTime::now_utc();
+    let hour = |hours: u8| format!("{:02}:00", (now.hour() + hours) % 24);
+    let window = format!("window = {{ from = {:?}, to = {:?} }}", hour(3), hour(5));
+    let place = Box::start(&window);
+    place.firmware.publish(&Image::new("1.1.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    place.system(&["install", "--by", "A. Meyer"]);
+    place.until_written();
+    place.firmware.write_slot().ok("write-slot");
+    place.wait_for(&["1.1.0 ready"]);
+    place.daemon.wait_for("the reason", 10, |_| place.notes().contains("waits for its window").then_some(()));
+    assert!(!place.firmware.is_ordered("restart"));
+    assert!(place.system(&["status"]).contains("waits for its window"));
+    place.system(&["install", "1.1.0", "--by", "A. Meyer", "--now"]);
+    place.wait_for(&["1.1.0 restarting"]);
+    assert!(place.firmware.is_ordered("restart"));
+}
+
+#[test]
+fn studies_in_flight_finish_before_the_box_restarts_and_what_was_staged_is_gone() {
+    let mut modality = None;
+    let place = Box::start_with("", |hospital, mut site| {
+        let ct = Storescu::new(hospital, "CT1");
+        site.quiet_seconds = 8;
+        let site = site.sender("ct-1", "CT1", ct.identity());
+        modality = Some(ct);
+        site
+    });
+    place.firmware.publish(&Image::new("1.1.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    place.system(&["install", "--by", "A. Meyer"]);
+    place.until_written();
+    assert!(place.firmware.stage().exists());
+    let image = phantom(&place.hospital, "dx", 1).files.remove(0);
+    modality.expect("a modality").deliver(place.daemon.dicom, &[], &[image]);
+    let in_flight = "SELECT count(*) FROM studies WHERE state IN ('receiving', 'processing')";
+    place.daemon.wait_for("the study", 10, |ledger| (ledger.number(in_flight) == 1).then_some(()));
+    place.firmware.write_slot().ok("write-slot");
+    place.wait_for(&["1.1.0 ready"]);
+    place.daemon.wait_for("the reason", 10, |_| place.notes().contains("waits for 1 studies").then_some(()));
+    assert!(!place.firmware.is_ordered("restart"), "a study was in flight");
+    assert!(!place.firmware.stage().exists(), "what is in its slot is of no more use");
+    place.wait_for(&["1.1.0 restarting"]);
+    assert_eq!(place.daemon.ledger().number(in_flight), 0);
+}
