@@ -256,6 +256,8 @@ pub fn trust(reader: &Connection) -> Result<Option<Trust>, LedgerError> {
                 expires_at: row.get(2)?,
                 clause: row.get(3)?,
                 problem: row.get(4)?,
+                // Only the record of models can be begun anew.
+                anew: false,
             })
         })
         .optional()?)
