@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lightbox::cli::{
-    acceptance_set, audit, boot, bundle, commitments, conformance, demo, health, inspect, keys, models, orders, peers,
-    phantom, plan, query, queue, quiet, recall, repository, rules, send, serve, site, studies, system,
+    acceptance_set, audit, boot, bundle, commitments, conformance, demo, health, inspect, keys, models,
+    orders, peers, phantom, plan, query, queue, quiet, recall, repository, rules, send, serve, site, studies,
+    system,
 };
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;

@@ -4,7 +4,6 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, Subcommand};
@@ -18,7 +17,6 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::inspect::collect::Machine;
 use crate::inspect::judge::{Verdict, Wanted, changes, judge};
 use crate::inspect::{Envelope, Report};
-use crate::system::manifest::Manifest;
 
 /// Exit code for a report that is genuine and says that something is not as it should be.
 pub const EXIT_NOT_GOOD: u8 = 3;
@@ -42,7 +40,7 @@ enum Command {
     /// Exit code 0: genuine, and all is good. 3: genuine, but something is not good or was not seen. 1: not genuine, too old,
     /// or not to be read.
     #[command(
-        after_help = "Examples:\n  curl --cert op.crt --key op.key --cacert box.crt \"https://box:8443/system/report?nonce=4711\" -o report.json\n  lightbox inspect verify report.json --public-key device.pub --nonce 4711\n  lightbox inspect verify report.json --public-key device.pub --image manifest.json --against acceptance.json"
+        after_help = "Examples:\n  curl --cert op.crt --key op.key --cacert box.crt https://box:8443/system/device.pub -o device.pub    # once, at acceptance\n  curl --cert op.crt --key op.key --cacert box.crt \"https://box:8443/system/report?nonce=4711\" -o report.json\n  lightbox inspect verify report.json --public-key device.pub --nonce 4711\n  lightbox inspect verify report.json --public-key device.pub --image manifest.json --against acceptance.json"
     )]
     Verify(Verify),
     /// Collects what is so on this machine, as JSON. The image's own unit runs this, as root; elsewhere it shows what
@@ -58,7 +56,7 @@ enum Command {
 struct Verify {
     /// The report.
     report: PathBuf,
-    /// The device's public key, from `lightbox audit public-key` or the acceptance record.
+    /// The device's public key: /system/device.pub of the administration page, saved when the box was accepted.
     #[arg(long, value_name = "FILE")]
     public_key: PathBuf,
     /// The nonce that was sent. Without one, an earlier report of the same box could be shown: see --max-age.
@@ -67,7 +65,7 @@ struct Verify {
     /// Oldest report that is taken, in minutes, by this machine's clock. 0: any.
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     max_age: u32,
-    /// The signed manifest of the image that should run (`manifest.json` of the publisher's repository).
+    /// What should run: the image's manifest.json from the publisher's repository, or summary.json of its build.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// A value that a TPM register must hold: NUMBER=HEX, as often as wanted.
@@ -95,7 +93,7 @@ impl Args {
         match self.command {
             Command::Verify(args) => args.run(out),
             Command::Collect { output } => {
-                let facts = Machine::running().collect(SystemTime::now());
+                let facts = Machine::running().collect(SystemClock.now());
                 match output {
                     None => print_json(out, &facts)?,
                     Some(path) => {
@@ -181,7 +179,10 @@ impl Verify {
             .map_err(|_| anyhow!("the report does not say when it was signed"))?;
         let age = (now - signed).whole_seconds();
         if age < -CLOCKS_APART {
-            bail!("the report was signed {} s in the future; remedy: set the clocks of box and this machine", -age);
+            bail!(
+                "the report was signed {} s in the future; remedy: set the clocks of box and this machine",
+                -age
+            );
         }
         if self.max_age > 0 && age > i64::from(self.max_age) * 60 {
             bail!(
@@ -202,7 +203,9 @@ fn open(path: &Path, key: &PublicKey) -> anyhow::Result<Report> {
 
 fn root_hash(path: &Path) -> anyhow::Result<String> {
     let text = fs::read(path).with_context(|| format!("--image {}", path.display()))?;
-    let manifest: Manifest = serde_json::from_slice(&text)
-        .with_context(|| format!("--image {}: no manifest of an image", path.display()))?;
-    Ok(manifest.root_hash)
+    // Both files have the same key for it, and much else that does not matter here.
+    let said: serde_json::Value =
+        serde_json::from_slice(&text).with_context(|| format!("--image {}", path.display()))?;
+    let hash = said.get("root_hash").and_then(serde_json::Value::as_str);
+    hash.map(str::to_owned).with_context(|| format!("--image {}: it names no root_hash", path.display()))
 }

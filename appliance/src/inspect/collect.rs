@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use lightbox_bootstrap::boot_entry;
 use lightbox_bootstrap::slot::{esp, uki};
@@ -40,13 +39,13 @@ impl Machine {
     }
 
     /// Looks at everything.
-    pub fn collect(&self, now: SystemTime) -> Facts {
+    pub fn collect(&self, now: OffsetDateTime) -> Facts {
         let mut unseen = Unseen::default();
         let mounts = mounts::collect(self, &mut unseen);
         let processes = processes::collect(self, &mut unseen);
         Facts {
             collected_by: "the image's own unit".into(),
-            collected_at: OffsetDateTime::from(now).format(&Rfc3339).unwrap_or_default(),
+            collected_at: now.format(&Rfc3339).unwrap_or_default(),
             system: self.system(&mut unseen),
             boot: self.boot(&mut unseen),
             partitions: self.partitions(&mut unseen),
@@ -88,7 +87,12 @@ impl Machine {
         let entries = match esp::entries(&self.esp) {
             Ok(entries) => entries
                 .into_iter()
-                .map(|(name, _)| Entry { name: name.stem, left: name.left, failed: name.done })
+                .map(|(name, uki)| Entry {
+                    name: name.stem,
+                    left: name.left,
+                    failed: name.done,
+                    root_hash: uki.root_hash,
+                })
                 .collect(),
             Err(error) => {
                 unseen.add(&self.esp, &error);

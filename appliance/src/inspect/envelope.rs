@@ -36,7 +36,9 @@ pub struct Signed {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum EnvelopeError {
     /// It is none.
-    #[error("this is no signed report of a box: {0}; remedy: save /system/report of the administration page as it is")]
+    #[error(
+        "this is no signed report of a box: {0}; remedy: save /system/report of the administration page as it is"
+    )]
     Form(String),
     /// It is signed by another key, or altered.
     #[error(
@@ -50,8 +52,7 @@ pub enum EnvelopeError {
 
 /// What is signed: `DSSEv1 LENGTH TYPE LENGTH PAYLOAD`, so that no other document of the device can be taken for it.
 fn pre_authentication(payload: &[u8]) -> Vec<u8> {
-    let mut bytes =
-        format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len()).into_bytes();
+    let mut bytes = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len()).into_bytes();
     bytes.extend_from_slice(payload);
     bytes
 }

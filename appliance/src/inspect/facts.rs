@@ -79,6 +79,8 @@ pub struct Entry {
     pub left: Option<u32>,
     /// Starts that nobody has called good.
     pub failed: u32,
+    /// The root hash of its signed command line.
+    pub root_hash: String,
 }
 
 /// A partition.

@@ -112,9 +112,7 @@ fn image(report: &Report) -> Judged {
     match (&system.version, system.flavour.as_str()) {
         (None, _) => unknown(format!("{} is no firmware image of ours", or_none(&system.pretty_name))),
         (Some(_), "production") => good(&system.pretty_name),
-        (Some(_), flavour) => {
-            bad(format!("{}: a {flavour} image is not the product", system.pretty_name))
-        }
+        (Some(_), flavour) => bad(format!("{}: a {flavour} image is not the product", system.pretty_name)),
     }
 }
 
@@ -125,8 +123,12 @@ fn or_none(text: &str) -> &str {
 fn secure_boot(on: Option<bool>, setup: Option<bool>) -> Judged {
     match (on, setup) {
         (Some(true), Some(false)) => good("on"),
-        (Some(true), Some(true)) => bad("on, but in setup mode: anybody could bring keys; remedy: enrol the platform key"),
-        (Some(false), _) => bad("off: anything could have been started; remedy: switch it on in the firmware's setup"),
+        (Some(true), Some(true)) => {
+            bad("on, but in setup mode: anybody could bring keys; remedy: enrol the platform key")
+        }
+        (Some(false), _) => {
+            bad("off: anything could have been started; remedy: switch it on in the firmware's setup")
+        }
         (Some(true), None) | (None, _) => unknown("the firmware does not say"),
     }
 }
@@ -184,7 +186,8 @@ fn measured(registers: &BTreeMap<u8, String>, wanted: &Wanted) -> Judged {
         return unknown("no TPM");
     }
     // What no firmware has extended holds zeros; what no start has reached, ones.
-    let idle = |value: &str| value.bytes().all(|digit| digit == b'0') || value.bytes().all(|digit| digit == b'f');
+    let idle =
+        |value: &str| value.bytes().all(|digit| digit == b'0') || value.bytes().all(|digit| digit == b'f');
     let mut wrong = Vec::new();
     for number in [7, 11] {
         match registers.get(&number) {
@@ -220,6 +223,9 @@ fn slots(report: &Report) -> Judged {
         .map(|one| format!("{} ({} tries left)", one.name, one.left.unwrap_or(0)))
         .collect();
     let others = if others.is_empty() { "nothing to fall back to".to_owned() } else { others.join(", ") };
+    if root_hash(&report.facts.system.command_line).is_some_and(|hash| hash != entry.root_hash) {
+        return bad(format!("{running} on the EFI system partition has another root hash than what runs"));
+    }
     match entry.left {
         Some(TRIES) => good(format!("{running} runs and has passed its health gate; beside it {others}")),
         _ => bad(format!(
@@ -244,8 +250,7 @@ fn ports(report: &Report) -> Judged {
         .values()
         .filter_map(|address| address.rsplit_once(':')?.1.parse().ok())
         .collect();
-    let outside: Vec<&Listener> =
-        facts.listeners.iter().filter(|one| !one.address.is_loopback()).collect();
+    let outside: Vec<&Listener> = facts.listeners.iter().filter(|one| !one.address.is_loopback()).collect();
     if facts.listeners.is_empty() {
         // The page over which this was asked for has at least one.
         return unknown("no listening socket was seen");

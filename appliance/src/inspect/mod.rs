@@ -17,7 +17,6 @@ pub mod judge;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
-use std::time::SystemTime;
 
 use lightbox_bootstrap::identity::DeviceIdentity;
 use serde::{Deserialize, Serialize};
@@ -94,7 +93,13 @@ pub struct AuditHead {
 
 impl Report {
     /// Puts a report together.
-    pub fn new(nonce: Option<String>, signed_at: String, device: Device, daemon: Daemon, facts: Facts) -> Self {
+    pub fn new(
+        nonce: Option<String>,
+        signed_at: String,
+        device: Device,
+        daemon: Daemon,
+        facts: Facts,
+    ) -> Self {
         Report { schema: SCHEMA, nonce, signed_at, device, daemon, facts }
     }
 
@@ -113,12 +118,12 @@ pub fn is_nonce(text: &str) -> bool {
 
 /// What the image's unit has collected; where there is none, what this process may see by itself, and says so. Blocks on
 /// files.
-pub fn facts() -> Facts {
+pub fn facts(now: OffsetDateTime) -> Facts {
     let path = std::env::var_os(FACTS_VARIABLE).map_or_else(|| FACTS.into(), std::path::PathBuf::from);
     match read_facts(&path) {
         Ok(facts) => facts,
         Err(why) => {
-            let mut facts = collect::Machine::running().collect(SystemTime::now());
+            let mut facts = collect::Machine::running().collect(now);
             facts.collected_by = format!("the daemon itself, which sees little of other processes ({why})");
             facts
         }

@@ -13,7 +13,7 @@ pub fn inspection(page: &Page<'_>, report: &Report, checks: &[Check]) -> Markup 
         h1 { "Inspection" }
         section.card {
             p { a href="/system/report" { "Signed report" } " for " code { "lightbox inspect verify" }
-                ": device " code { (report.device.fingerprint) } ", collected " (facts.collected_at) "." }
+                ", and the " a href="/system/device.pub" { "device's public key" } " to keep away from the box: device " code { (report.device.fingerprint) } ", collected " (facts.collected_at) "." }
             div.scroll { table {
                 tr { th { "Checked" } th {} th { "Seen" } }
                 @for check in checks { tr {

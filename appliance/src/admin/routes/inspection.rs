@@ -19,7 +19,10 @@ use crate::inspect::{self, AuditHead, Daemon, Device, Report, judge};
 use crate::store::queries;
 
 pub(super) fn routes() -> Router<Arc<App>> {
-    Router::new().route("/system/inspection", get(show)).route("/system/report", get(report))
+    Router::new()
+        .route("/system/inspection", get(show))
+        .route("/system/report", get(report))
+        .route("/system/device.pub", get(device_key))
 }
 
 async fn show(State(app): Shared, Extension(operator): Caller) -> Answer {
@@ -52,9 +55,17 @@ async fn report(
     Ok(([(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, name)], text).into_response())
 }
 
+async fn device_key(State(app): Shared) -> Response {
+    let name = format!("attachment; filename=\"lightbox-{}.pub\"", app.state.identity.fingerprint());
+    let kind = "application/x-pem-file".to_owned();
+    let pem = app.state.identity.public_key().to_pem();
+    ([(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, name)], pem).into_response()
+}
+
 async fn make(app: &App, nonce: Option<String>) -> Result<Report, Failure> {
     let state = &app.state;
-    let facts = tokio::task::spawn_blocking(inspect::facts).await.map_err(unmade)?;
+    let now = state.clock.now();
+    let facts = tokio::task::spawn_blocking(move || inspect::facts(now)).await.map_err(unmade)?;
     let audit = state.ledger.read(queries::audit_end).await?;
     let device = Device {
         name: state.site.file.appliance.name.clone(),

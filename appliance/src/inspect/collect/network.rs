@@ -20,7 +20,8 @@ pub(super) fn collect(
         for family in ["", "6"] {
             let path = machine.proc.join("self/net").join(format!("{protocol}{family}"));
             // A kernel without IPv6 has no such file.
-            let Some(text) = (if family.is_empty() || path.exists() { unseen.text(&path) } else { None }) else {
+            let Some(text) = (if family.is_empty() || path.exists() { unseen.text(&path) } else { None })
+            else {
                 continue;
             };
             for (address, port, inode) in text.lines().skip(1).filter_map(|line| socket(line, state)) {

@@ -70,9 +70,8 @@ fn process(path: &Path, proc: &Path, root: Option<u64>) -> Option<Process> {
         return None;
     }
     let status = text(&path.join("status")).ok()?;
-    let value = |key: &str| {
-        status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
-    };
+    let value =
+        |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
     let mask = |key: &str| u64::from_str_radix(value(key)?, 16).ok();
     let exe = path.join("exe");
     let program = fs::read_link(&exe).ok().map(|program| program.display().to_string());

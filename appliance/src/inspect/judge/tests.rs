@@ -50,7 +50,12 @@ pub(in crate::inspect) fn sound() -> Report {
             secure_boot: Some(true),
             setup_mode: Some(false),
             entry: Some("lightbox_1.0.0".into()),
-            entries: vec![Entry { name: "lightbox_1.0.0".into(), left: Some(TRIES), failed: 0 }],
+            entries: vec![Entry {
+                name: "lightbox_1.0.0".into(),
+                left: Some(TRIES),
+                failed: 0,
+                root_hash: "abcd".into(),
+            }],
             floor: Some(1),
         },
         registers: BTreeMap::from([(7, "12ab".into()), (11, "34cd".into())]),
@@ -101,7 +106,7 @@ fn a_sound_box_is_called_good() {
 #[test]
 fn each_thing_that_is_wrong_is_called_bad_by_its_own_check_alone() {
     type Spoil = fn(&mut Report);
-    let cases: [(&str, &str, Spoil); 22] = [
+    let cases: [(&str, &str, Spoil); 23] = [
         ("collected", "before", |r| r.facts.collected_at = "2026-01-02T02:04:05Z".into()),
         ("collected", "times", |r| r.facts.collected_at = String::new()),
         ("image", "not the product", |r| r.facts.system.flavour = "debug".into()),
@@ -116,6 +121,7 @@ fn each_thing_that_is_wrong_is_called_bad_by_its_own_check_alone() {
         ("measured state", "register 7", |r| drop(r.facts.registers.insert(7, "0000".into()))),
         ("measured state", "register 11", |r| drop(r.facts.registers.remove(&11))),
         ("slots", "not passed", |r| r.facts.boot.entries[0].left = Some(2)),
+        ("slots", "root hash", |r| r.facts.boot.entries[0].root_hash = "ef".into()),
         ("ports", "sshd.service", |r| {
             r.facts.listeners.push(listener("tcp", "0.0.0.0", 22, Some("sshd.service")));
         }),
@@ -151,8 +157,10 @@ fn each_thing_that_is_wrong_is_called_bad_by_its_own_check_alone() {
 
 #[test]
 fn another_image_and_another_measurement_than_wanted_are_bad() {
-    let wanted =
-        Wanted { root_hash: Some("ef".into()), registers: BTreeMap::from([(11, "0".into()), (4, "1".into())]) };
+    let wanted = Wanted {
+        root_hash: Some("ef".into()),
+        registers: BTreeMap::from([(11, "0".into()), (4, "1".into())]),
+    };
     assert_eq!(verdict(&sound(), &wanted, "root file system").0, Verdict::Bad);
     let (verdict, note) = verdict(&sound(), &wanted, "measured state");
     assert_eq!(verdict, Verdict::Bad);
