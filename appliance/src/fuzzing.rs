@@ -7,6 +7,9 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use lightbox_bootstrap::slot::disk::Disk;
+use lightbox_bootstrap::slot::gpt::Table;
+use lightbox_bootstrap::slot::uki::Uki;
 use lightbox_models::acceptance::{SetReader, seal};
 use lightbox_models::golden::Expected;
 use lightbox_models::network::NetworkError;
@@ -30,6 +33,7 @@ use crate::hl7::mllp::{self, AckCode, Complaint, Decoder};
 use crate::infer::image;
 use crate::ingest::orders::message;
 pub use crate::store::objects::fuzzing::segment;
+use crate::system::manifest::{self, Here};
 use crate::web::json;
 use crate::web::multipart::{Event, Malformed, MediaType, Reader};
 
@@ -37,7 +41,7 @@ use crate::web::multipart::{Event, Malformed, MediaType, Reader};
 pub type Target = fn(&[u8]);
 
 /// Every target: its name, and what runs.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("acceptance_set", acceptance_set),
     ("association", association),
     ("bundle", bundle),
@@ -49,13 +53,16 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("forward", forward),
     ("header", header),
     ("image", image),
+    ("image_manifest", image_manifest),
     ("mllp", mllp),
     ("multipart", multipart),
     ("network", network),
+    ("partition_table", partition_table),
     ("plan", plan),
     ("sealed", sealed),
     ("segment", segment),
     ("site", site),
+    ("uki", uki),
 ];
 
 /// Data sets of this length or less are what the fuzzer makes; nothing may grow far beyond.
@@ -281,6 +288,111 @@ pub fn network(bytes: &[u8]) {
         |found: Result<(), NetworkError>| found.err().map(|error| (error.clause(), error.to_string()));
     let slowly = lightbox_models::network::examine(&mut Slow(bytes));
     assert_eq!(clause(lightbox_models::network::check(bytes)), clause(slowly));
+}
+
+/// The manifest of a firmware image: refused, or the same when it is written and read again, and judged for a box.
+pub fn image_manifest(bytes: &[u8]) {
+    let Ok(read) = manifest::Manifest::parse(bytes) else { return };
+    let again = serde_json::to_vec(&read).expect("what we read, we write");
+    assert_eq!(manifest::Manifest::parse(&again).expect("what we write, we read"), read);
+    let here = Here {
+        version: manifest::Version(1, 0, 0),
+        machine: "x86_64".into(),
+        flavour: "test".into(),
+        floor: Some(1),
+        ledger: manifest::Ledger { schema: 2, oldest: 1 },
+        room: Some((100, 10)),
+    };
+    if let Err(unfit) = read.judge(&here, 100, 10) {
+        assert!(unfit.to_string().contains("remedy: "));
+    }
+}
+
+/// A disk in memory.
+struct Memory(Vec<u8>);
+
+impl Memory {
+    fn place(&self, at: u64, length: usize) -> std::io::Result<std::ops::Range<usize>> {
+        let from = usize::try_from(at).ok().filter(|from| from.saturating_add(length) <= self.0.len());
+        from.map(|from| from..from + length).ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+impl Disk for Memory {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+    fn read(&self, bytes: &mut [u8], at: u64) -> std::io::Result<()> {
+        bytes.copy_from_slice(&self.0[self.place(at, bytes.len())?]);
+        Ok(())
+    }
+    fn write(&mut self, bytes: &[u8], at: u64) -> std::io::Result<()> {
+        let place = self.place(at, bytes.len())?;
+        self.0[place].copy_from_slice(bytes);
+        Ok(())
+    }
+    fn sync(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A disk's partition table. The first byte says whether its checksums are mended first, which the fuzzer would
+/// never guess, and how long the disk is. What is written over it reads back, and from its second copy alone too.
+pub fn partition_table(bytes: &[u8]) {
+    const SECTOR: usize = 512;
+    let Some((first, bytes)) = bytes.split_first() else { return };
+    let mut disk = Memory(bytes.to_vec());
+    disk.0.resize((64 + usize::from(first >> 1)) * SECTOR, 0);
+    if first & 1 == 1 {
+        mend(&mut disk.0);
+    }
+    let Ok(mut table) = Table::read(&disk) else { return };
+    let before = table.partitions();
+    let Some(one) = before.first() else { return };
+    table.rename(one.index, "lightbox_1.2.3", &one.kind).expect("a name that fits");
+    if table.write(&mut disk).is_err() {
+        return;
+    }
+    let renamed = table.partitions();
+    assert_eq!(renamed.len(), before.len());
+    assert_eq!(Table::read(&disk).expect("what we write, we read").partitions(), renamed);
+    disk.0[SECTOR..2 * SECTOR].fill(0);
+    assert_eq!(Table::read(&disk).expect("the second copy").partitions(), renamed);
+}
+
+/// Gives the first copy of a partition table the checksums that belong to it.
+fn mend(disk: &mut [u8]) {
+    let number =
+        |disk: &[u8], at: usize| u32::from_le_bytes(disk[at..at + 4].try_into().expect("four bytes"));
+    disk[512..520].copy_from_slice(b"EFI PART");
+    disk[536..544].copy_from_slice(&1_u64.to_le_bytes());
+    let (first, count) = (number(disk, 584) as usize, number(disk, 592) as usize);
+    let end = count.saturating_mul(128).saturating_add(first.saturating_mul(512));
+    if let Some(entries) = disk.get(first.saturating_mul(512)..end) {
+        let crc = crc32fast::hash(entries);
+        disk[600..604].copy_from_slice(&crc.to_le_bytes());
+    }
+    let size = (number(disk, 524) as usize).clamp(92, 512);
+    disk[528..532].fill(0);
+    let crc = crc32fast::hash(&disk[512..512 + size]);
+    disk[528..532].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// A unified kernel image: what it says of itself, or why it is none.
+pub fn uki(bytes: &[u8]) {
+    let read = |into: &mut [u8], at: u64| {
+        let from = usize::try_from(at).unwrap_or(usize::MAX);
+        let piece = bytes.get(from..from.saturating_add(into.len()));
+        into.copy_from_slice(piece.ok_or(std::io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    };
+    match Uki::parse(&read) {
+        Ok(said) => {
+            let _ = (said.rollback(), said.version());
+            assert_eq!(said.root_hash.len(), 64);
+        }
+        Err(problem) => assert!(!problem.is_empty()),
+    }
 }
 
 /// A change-control plan: refused with all its problems, or taken and ruled by. A proposal that key

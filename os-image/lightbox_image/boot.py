@@ -239,7 +239,8 @@ class Boot:
 
     def blessed_then_damaged(self):
         """A slot that was blessed and is damaged later: three panics, then the other slot, by itself."""
-        older = Build(FLAVOUR, other_version="0.0.1")
+        older = Build(FLAVOUR, other_version="0.0.1", binary=self.build.binary)
+        older.folder = OUT / f"{FLAVOUR}-0.0.1"
         facts = older.run()
         with self.kept("blessed-damaged") as box:
             root_uuid, verity_uuid = disk.partition_uuids(facts["root_hash"])

@@ -66,10 +66,10 @@ class Machine:
         self.dicom = self.admin = None
         self.started = None
 
-    def start(self, echo=False, pacs=None, reboot=True, stick=None, writes=None):
+    def start(self, echo=False, pacs=None, reboot=True, stick=None, writes=None, slow=None):
         """Switches it on. `stick` is a disk that is put in, `writes` a file that gets a log of every write to the box's
         own disk (dm-log-writes' form). `pacs` is the port of this machine where the test site's PACS listens; `reboot=False` lets
-        QEMU end where the guest resets; `echo` shows the console until it goes off."""
+        QEMU end where the guest resets; `slow` is how many bytes a second the box's own disk writes at most; `echo` shows the console until it goes off."""
         self.dicom, self.admin = free_port(), free_port()
         pacs = pacs or free_port()
         sock = self.folder / "tpm.sock"
@@ -89,7 +89,7 @@ class Machine:
             "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
             "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE}",
             "-drive", f"if=pflash,format=raw,unit=1,file={self.vars}",
-            *self.disk_options(writes),
+            *self.disk_options(writes, slow),
             *(["-drive", f"if=none,id=stick,format=raw,readonly=on,file={stick}", "-device", "virtio-blk-pci,drive=stick"]
               if stick else []),
             "-device", "virtio-blk-pci,drive=d0,bootindex=0",
@@ -103,10 +103,11 @@ class Machine:
                   file=sys.stderr)
             self.show()
 
-    def disk_options(self, writes):
+    def disk_options(self, writes, slow):
         """The box's disk for QEMU. With a log the file below may forget a flush, the log must not."""
         if writes is None:
-            return ["-drive", f"if=none,id=d0,format=raw,file={self.disk},cache=unsafe,discard=unmap"]
+            slowly = f",throttling.bps-write={slow}" if slow else ""
+            return ["-drive", f"if=none,id=d0,format=raw,file={self.disk},cache=unsafe,discard=unmap{slowly}"]
         writes.write_bytes(b"")
         file = f"driver=file,filename={self.disk},cache.no-flush=on,discard=unmap"
         return ["-blockdev", f"{file},node-name=f0",

@@ -24,6 +24,8 @@ from .writes import Log
 # Each has a rollback number of its own; the first image has 1.
 NEXT, BROKEN = "0.90.0", "0.91.0"
 START = 900
+# Bytes a second of a slow disk.
+SLOW = 4 * 10**6
 CUTS, BOOTED = 24, 5
 HEALTHY = r"healthy: exact: (\d+) of \1 disks found"
 
@@ -125,7 +127,8 @@ class Updates:
         self.broken = self.image(BROKEN, 3, broken=True)
         stick = self.stick("broken", self.broken)
         with self.boot.kept("broken", source="updated") as box:
-            box.start(stick=stick)
+            # So slow that the boot partition is unmounted, for nobody looks at it, while the slot is written.
+            box.start(stick=stick, slow=SLOW)
             box.wait(written(BROKEN), START)
             box.wait(r"reboot: Restarting system", START)
             box.mark()

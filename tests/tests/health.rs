@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
-use lightbox_tests::command::{Said, program, run, run_lightbox};
-use lightbox_tests::{Line, Site};
+use lightbox_tests::command::{Said, lightbox, program, run, run_lightbox};
+use lightbox_tests::{Daemon, Line, Site};
+use rusqlite::Connection;
 
 /// Adds the peer by which the box sends to itself.
 fn self_test(site: Site) -> Site {
@@ -58,4 +60,33 @@ fn a_site_without_the_peer_hears_what_to_add() {
     let line = Line::start();
     let said = health(&line, &[]);
     assert!(said.code != Some(0) && said.all().contains("lightbox health --help"), "{}", said.all());
+}
+
+/// What an image meets that the box fell back to after a newer one has migrated the ledger.
+#[test]
+fn a_ledger_of_a_newer_release_is_worked_on_or_refused_at_once_and_the_gate_says_which() {
+    let mut line = Line::start_with(|_, site| {
+        self_test(site).rule("self-test", "peer = \"self-test\"", &["phantom"], &[])
+    });
+    let known = line.daemon.ledger().number("PRAGMA user_version");
+    let reach = |oldest: i64| {
+        let ledger = Connection::open(line.site.data_dir.join("ledger.db")).expect("opened");
+        ledger.pragma_update(None, "user_version", known + 1).expect("set");
+        ledger.execute("UPDATE ledger_reach SET oldest = ?1", [oldest]).expect("set");
+    };
+    line.daemon.stop();
+    reach(known + 1);
+    let mut serve = Command::new(lightbox());
+    let said = run(serve.arg("serve").arg("--site").arg(&line.site.path));
+    assert!(said.code != Some(0) && said.all().contains("start the newer release again"), "{}", said.all());
+    let asked = Instant::now();
+    let said = health(&line, &["--phantom", "--wait", "240"]);
+    assert!(said.code != Some(0) && said.all().contains("start the newer release again"), "{}", said.all());
+    assert!(asked.elapsed().as_secs() < 60, "the gate waited for a daemon that cannot start");
+
+    reach(known);
+    line.daemon = Daemon::start(&line.site);
+    health(&line, &["--phantom"])
+        .ok("health --phantom on a ledger that the newer release leaves to this one");
+    assert_eq!(line.daemon.ledger().number("PRAGMA user_version"), known + 1);
 }

@@ -65,6 +65,8 @@ impl Args {
         let started = Instant::now();
         let deadline = started + Duration::from_secs(self.wait);
         let place = Place::open(&self.site)?;
+        // A box that came back from a newer release: the daemon does not start on such a ledger, however long we wait.
+        place.is_no_newer_releases()?;
         let target = target(&place)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(echo(&target, deadline))?;

@@ -11,8 +11,7 @@ use rusqlite::Connection;
 use super::SiteArg;
 use super::print::plain;
 use crate::clock::SystemClock;
-use crate::store::ledger::fits;
-use crate::store::ledger::{Ledger, open_reader};
+use crate::store::ledger::{Ledger, LedgerError, fits, open_reader};
 use crate::store::replay::By;
 use crate::store::schema::MIGRATIONS;
 
@@ -52,6 +51,16 @@ impl Place {
             );
         }
         Ok(reader)
+    }
+
+    /// Whether this release may work on the ledger, if there is one yet. What else is wrong with it, [`Place::reader`] says.
+    pub fn is_no_newer_releases(&self) -> anyhow::Result<()> {
+        let path = self.data_dir.join("ledger.db");
+        let newer = path.exists().then(|| open_reader(&path).and_then(|reader| fits(&reader)));
+        match newer {
+            Some(Err(error @ LedgerError::TooNew { .. })) => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// The device's identity, which is never made here: a new key would orphan the audit log.

@@ -263,30 +263,49 @@ pub fn trust(reader: &Connection) -> Result<Option<Trust>, LedgerError> {
         .optional()?)
 }
 
-/// Keeps the record of versions seen: on disk before anything of the repository is used.
+/// Keeps the record of versions seen: on disk before anything of the repository is used. A look that saw `nothing_new`
+/// after another that was not refused leaves no audit record: a box looks every few minutes.
 pub fn keep_seen(
     writer: &Writer<'_>,
     seen: &str,
     expires_at: i64,
     by: &str,
     overridden: Option<Value>,
+    nothing_new: bool,
 ) -> Result<(), LedgerError> {
+    let before = trust(writer.tx())?;
     writer.tx().execute(
         "INSERT INTO system_trust (id, seen, checked_at, expires_at) VALUES (1, ?1, ?2, ?3)
          ON CONFLICT (id) DO UPDATE SET seen = ?1, checked_at = ?2, expires_at = ?3, clause = '', problem = ''",
         params![seen, writer.now_ms(), expires_at],
     )?;
+    if nothing_new && before.is_some_and(|before| before.clause.is_empty()) {
+        return Ok(());
+    }
     let detail = json!({ "of": "images", "by": by, "verified": true, "overridden": overridden });
     writer.audit(&Event::new(EventKind::RepositoryChecked, by, detail))
 }
 
-/// Writes down that a look was refused.
-pub fn keep_refusal(writer: &Writer<'_>, clause: &str, problem: &str, by: &str) -> Result<(), LedgerError> {
+/// Writes down that a look was refused. The same refusal as at the last look leaves no second audit record, unless a
+/// person (`asked`) wanted the look.
+pub fn keep_refusal(
+    writer: &Writer<'_>,
+    clause: &str,
+    problem: &str,
+    by: &str,
+    asked: bool,
+) -> Result<(), LedgerError> {
+    let before = trust(writer.tx())?;
     writer.tx().execute(
         "INSERT INTO system_trust (id, checked_at, clause, problem) VALUES (1, ?1, ?2, ?3)
          ON CONFLICT (id) DO UPDATE SET checked_at = ?1, clause = ?2, problem = ?3",
         params![writer.now_ms(), clause, problem],
     )?;
+    let same =
+        before.is_some_and(|before| (before.clause.as_str(), before.problem.as_str()) == (clause, problem));
+    if same && !asked {
+        return Ok(());
+    }
     let detail = json!({ "of": "images", "by": by, "verified": false, "clause": clause, "reason": problem });
     writer.audit(&Event::new(EventKind::RepositoryChecked, by, detail).with_outcome(Outcome::Minor))
 }

@@ -247,7 +247,7 @@ impl Offered {
 
     /// Their bytes.
     pub fn bytes(&self) -> u64 {
-        self.all().iter().map(|target| target.length).sum()
+        self.all().iter().fold(0, |sum: u64, target| sum.saturating_add(target.length))
     }
 
     /// All versions that a repository lists.

@@ -4,7 +4,7 @@
 //! A version that the box came back from is not tried again unless a person says so.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use lightbox_models::trust::{self, Clause, Folder, Known, Override, Refusal, Source};
@@ -13,9 +13,10 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::System;
 use super::manifest::{Here, Offered, Version};
 use super::orders::{Orders, STATE, Standing, WriteOrder};
-use super::{System, stage};
+use super::stage::{self, Unfetched};
 use crate::clock::{SharedClock, utc_text};
 use crate::dicom::tls::live::Live;
 use crate::dispatch::Window;
@@ -29,6 +30,8 @@ use crate::web::client::MirrorOf;
 const TICK: Duration = Duration::from_secs(1);
 /// After this long without a sign of the slot writer the order is given again.
 const WRITER_SILENT_MS: i64 = 10 * 60_000;
+/// Between two tries to fetch an image that had no room.
+const ROOM_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a look led to nothing.
 enum Failed {
@@ -42,6 +45,31 @@ impl From<LedgerError> for Failed {
     }
 }
 
+/// Who wants a look.
+#[derive(Clone, Copy)]
+enum Asked<'a> {
+    /// It is time.
+    Nobody,
+    /// A person, and why metadata past their date are to be taken.
+    By(&'a str, Option<&'a str>),
+}
+
+impl Asked<'_> {
+    fn by(&self) -> &str {
+        match self {
+            Asked::Nobody => "box",
+            Asked::By(person, _) => person,
+        }
+    }
+
+    fn exception(&self) -> Option<Override> {
+        match self {
+            Asked::By(person, Some(why)) => Some(Override { who: (*person).into(), why: (*why).into() }),
+            _ => None,
+        }
+    }
+}
+
 /// The task.
 pub struct SystemUpdates {
     site: Arc<Site>,
@@ -52,6 +80,8 @@ pub struct SystemUpdates {
     orders: Orders,
     mirror: Option<Mirror>,
     window: Option<Window>,
+    /// Not before then is an image fetched that had no room.
+    again_at: Mutex<Option<Instant>>,
 }
 
 /// What was under the clock last time: a stick that was put in, or files that were exchanged.
@@ -78,6 +108,7 @@ impl SystemUpdates {
             orders: Orders::new(&settings.folder, &state_folder()),
             mirror: Mirror::of_site(site, live, MirrorOf::Images),
             window: settings.window.as_ref().and_then(|window| Window::new(window, offset)),
+            again_at: Mutex::new(None),
         })
     }
 
@@ -97,13 +128,15 @@ impl SystemUpdates {
             );
         }
         report(self.arrived().await, "what this start means for an update cannot be written down");
+        report(self.tidy().await, "what was staged cannot be looked up");
         let minutes = self.site.file.system.check_minutes;
         let mut due = (minutes > 0).then(Instant::now);
         let mut last: Stamp = None;
         loop {
             match self.ledger.read(system::open_request).await {
                 Ok(Some(request)) => {
-                    let outcome = self.check(&request.person, request.override_reason.as_deref()).await;
+                    let asked = Asked::By(&request.person, request.override_reason.as_deref());
+                    let outcome = self.check(asked).await;
                     let id = request.id;
                     let kept =
                         self.ledger.write(move |writer| system::answer_request(writer, id, &outcome)).await;
@@ -115,7 +148,7 @@ impl SystemUpdates {
                     let time = due.is_some_and(|due| due <= Instant::now());
                     // A folder without a repository is a stick that is not there: nothing to complain of.
                     if changed || time && (now.is_some() || self.mirror.is_some()) {
-                        self.check("box", None).await;
+                        self.check(Asked::Nobody).await;
                     }
                     if changed || time {
                         due = Some(Instant::now() + Duration::from_secs(60 * minutes));
@@ -128,6 +161,16 @@ impl SystemUpdates {
             report(self.advance().await, "an image's update does not go on");
             tokio::time::sleep(TICK).await;
         }
+    }
+
+    /// Removes what a power cut or an earlier release has left staged.
+    async fn tidy(&self) -> Result<(), LedgerError> {
+        let versions = self.ledger.read(system::versions).await?;
+        let used = versions.iter().any(|one| matches!(one.state, State::Fetching | State::Writing));
+        if !used {
+            self.clear_stage();
+        }
+        Ok(())
     }
 
     /// The newest file of a repository in a folder, by size and time.
@@ -187,16 +230,19 @@ impl SystemUpdates {
     }
 
     /// Looks at the repository. Yields what came of it in words.
-    async fn check(&self, by: &str, override_reason: Option<&str>) -> String {
-        tracing::info!(by, "looking at the repository of images");
-        match self.look(by, override_reason).await {
+    async fn check(&self, asked: Asked<'_>) -> String {
+        tracing::debug!(by = asked.by(), "looking at the repository of images");
+        match self.look(asked).await {
             Ok(()) => "verified".into(),
             Err(Failed::Refused(refusal)) => {
                 let (clause, problem) = (refusal.clause.name().to_owned(), refusal.to_string());
                 tracing::warn!(clause, problem, "the repository of images is refused");
-                let (said, by) = (problem.clone(), by.to_owned());
-                let kept =
-                    self.ledger.write(move |writer| system::keep_refusal(writer, &clause, &said, &by)).await;
+                let (said, by) = (problem.clone(), asked.by().to_owned());
+                let person = matches!(asked, Asked::By(..));
+                let kept = self
+                    .ledger
+                    .write(move |writer| system::keep_refusal(writer, &clause, &said, &by, person))
+                    .await;
                 report(kept, "the look at the repository of images cannot be written down");
                 format!("refused: {problem}")
             }
@@ -207,17 +253,17 @@ impl SystemUpdates {
         }
     }
 
-    async fn look(&self, by: &str, override_reason: Option<&str>) -> Result<(), Failed> {
+    async fn look(&self, asked: Asked<'_>) -> Result<(), Failed> {
         let (source, root) = (self.source()?, self.root()?);
         let (before, versions) =
             self.ledger.read(|reader| Ok((system::trust(reader)?, system::versions(reader)?))).await?;
         let seen = before.and_then(|before| before.seen);
         let known = Known::read(seen.as_deref(), !versions.is_empty()).map_err(Failed::Refused)?;
-        let exception = override_reason.map(|why| Override { who: by.to_owned(), why: why.to_owned() });
+        let exception = asked.exception();
         let verified = trust::verify(source, &root, &known, self.clock.now(), exception.as_ref())
             .await
             .map_err(Failed::Refused)?;
-        let (json, who) = (verified.seen().to_json(), by.to_owned());
+        let (json, who) = (verified.seen().to_json(), asked.by().to_owned());
         let expires = verified.expires().unix_timestamp().saturating_mul(1000);
         let overridden = verified.overridden().map(|used| {
             let clauses: Vec<&str> = used.refusals.iter().map(|refusal| refusal.clause.name()).collect();
@@ -225,8 +271,12 @@ impl SystemUpdates {
         });
         let dates =
             overridden.as_ref().and(exception.as_ref()).map(|one| json!([one.who, one.why]).to_string());
+        let same = matches!(&known, Known::Seen(before) if before.sees_what(verified.seen()));
+        let nothing_new = same && matches!(asked, Asked::Nobody);
         // On disk before anything of it is used.
-        self.ledger.write(move |writer| system::keep_seen(writer, &json, expires, &who, overridden)).await?;
+        self.ledger
+            .write(move |writer| system::keep_seen(writer, &json, expires, &who, overridden, nothing_new))
+            .await?;
         let channel = self.here.channel();
         for version in Offered::versions(&verified, &channel) {
             // What runs, and what is older, is of no interest.
@@ -304,6 +354,10 @@ impl SystemUpdates {
         if !blessed(self.here.version) {
             return self.note(one, "waits until the running image has passed its health gate".into()).await;
         }
+        let again_at = *self.again_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if again_at.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
         let (source, root) = match (self.source(), self.root()) {
             (Ok(source), Ok(root)) => (source, root),
             (Err(failed), _) | (_, Err(failed)) => {
@@ -334,15 +388,37 @@ impl SystemUpdates {
         let (stage, channel) = (self.orders.stage(), self.here.channel());
         let what = (channel.as_str(), one.manifest.version);
         let now = self.clock.now();
-        match stage::fetch(source, &root, &stage, what, now, exception.as_ref(), &mut progress).await {
+        let reserve = self.site.file.store.reserve_mib << 20;
+        let fetched =
+            stage::fetch(source, &root, &stage, what, now, exception.as_ref(), reserve, &mut progress).await;
+        match fetched {
             Ok(found) if found.offered.manifest.sha256 == one.manifest_sha256 => {
                 self.order(one, dates).await?;
                 self.go(one, State::Writing, "handed to the slot writer").await
             }
             Ok(_) => {
+                self.clear_stage();
                 self.go(one, State::Refused, "the repository has another image of this version by now").await
             }
-            Err(refusal) => self.go(one, State::Refused, &refusal.to_string()).await,
+            Err(Unfetched::Refused(refusal)) => {
+                self.clear_stage();
+                self.go(one, State::Refused, &refusal.to_string()).await
+            }
+            Err(Unfetched::Room(why)) => {
+                self.clear_stage();
+                *self.again_at.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(Instant::now() + ROOM_PAUSE);
+                self.note(one, why).await
+            }
+        }
+    }
+
+    fn clear_stage(&self) {
+        if let Err(error) = stage::clear(&self.orders.stage()) {
+            tracing::error!(
+                reason = error.to_string(),
+                "a staged image cannot be removed: it takes room in system.folder"
+            );
         }
     }
 
@@ -360,10 +436,11 @@ impl SystemUpdates {
         let waits = self.orders.write_waits();
         match said.filter(|_| !waits) {
             Some(said) if said.state == Standing::Written => {
+                self.clear_stage();
                 self.go(one, State::Ready, &format!("in its slot: {}", said.said)).await
             }
             Some(said) if said.state == Standing::Refused => {
-                // An answer to an earlier order of the same version is none to this one.
+                self.clear_stage();
                 self.go(one, State::Refused, &said.said).await
             }
             Some(said) if said.all > 0 => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -9,6 +10,9 @@ use super::{SlotError, failed};
 
 /// Longest section that is read: texts, not the kernel.
 const TEXT_MAX: u32 = 64 << 10;
+
+/// Reads all of `bytes` from a place of the file.
+type ReadAt<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<()>;
 
 /// A unified kernel image's own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,10 +27,14 @@ impl Uki {
     /// Reads a file. It is not judged here whether anybody signed it: the firmware does.
     pub fn read(path: &Path) -> Result<Uki, SlotError> {
         let file = File::open(path).map_err(failed(path.display(), "opening"))?;
-        let wrong = |problem: &str| SlotError::Uki { path: path.to_owned(), problem: problem.to_owned() };
-        let text = |name: &str| section(&file, name).map_err(|problem| wrong(&format!("{name}: {problem}")));
-        let root_hash =
-            root_hash_of(&text(".cmdline")?).ok_or_else(|| wrong("its command line names no root hash"))?;
+        Uki::parse(&|bytes, at| file.read_exact_at(bytes, at))
+            .map_err(|problem| SlotError::Uki { path: path.to_owned(), problem })
+    }
+
+    /// Takes a file apart that `read` gives pieces of; what is wrong with it in words.
+    pub fn parse(read: ReadAt<'_>) -> Result<Uki, String> {
+        let text = |name: &str| section(read, name).map_err(|problem| format!("{name}: {problem}"));
+        let root_hash = root_hash_of(&text(".cmdline")?).ok_or("its command line names no root hash")?;
         Ok(Uki { names: names(&text(".osrel")?), root_hash })
     }
 
@@ -54,22 +62,22 @@ pub fn root_hash_of(line: &str) -> Option<String> {
     hex.then(|| hash.to_owned())
 }
 
-fn bytes<const N: usize>(file: &File, at: u64) -> Result<[u8; N], String> {
+fn bytes<const N: usize>(read: ReadAt<'_>, at: u64) -> Result<[u8; N], String> {
     let mut bytes = [0; N];
-    file.read_exact_at(&mut bytes, at).map_err(|error| format!("the file ends too soon ({error})"))?;
+    read(&mut bytes, at).map_err(|error| format!("the file ends too soon ({error})"))?;
     Ok(bytes)
 }
 
 /// The text of a section.
-fn section(file: &File, name: &str) -> Result<String, String> {
-    let header = u64::from(u32::from_le_bytes(bytes(file, 0x3c)?));
-    if bytes::<4>(file, header)? != *b"PE\0\0" {
+fn section(read: ReadAt<'_>, name: &str) -> Result<String, String> {
+    let header = u64::from(u32::from_le_bytes(bytes(read, 0x3c)?));
+    if bytes::<4>(read, header)? != *b"PE\0\0" {
         return Err("not a PE file".into());
     }
-    let count = u16::from_le_bytes(bytes(file, header + 6)?);
-    let optional = u64::from(u16::from_le_bytes(bytes(file, header + 20)?));
+    let count = u16::from_le_bytes(bytes(read, header + 6)?);
+    let optional = u64::from(u16::from_le_bytes(bytes(read, header + 20)?));
     for index in 0..u64::from(count) {
-        let entry: [u8; 40] = bytes(file, header + 24 + optional + 40 * index)?;
+        let entry: [u8; 40] = bytes(read, header + 24 + optional + 40 * index)?;
         if entry[..8].split(|byte| *byte == 0).next() != Some(name.as_bytes()) {
             continue;
         }
@@ -80,7 +88,7 @@ fn section(file: &File, name: &str) -> Result<String, String> {
             return Err(format!("{size} bytes"));
         }
         let mut text = vec![0; size as usize];
-        file.read_exact_at(&mut text, at).map_err(|error| format!("the file ends too soon ({error})"))?;
+        read(&mut text, at).map_err(|error| format!("the file ends too soon ({error})"))?;
         let text = String::from_utf8(text).map_err(|_| "not UTF-8".to_owned())?;
         return Ok(text.trim_end_matches('\0').to_owned());
     }

@@ -101,6 +101,11 @@ impl SeenVersions {
         &self.roles
     }
 
+    /// Whether both checks saw the same versions of the same repository.
+    pub fn sees_what(&self, other: &SeenVersions) -> bool {
+        (&self.root, &self.roles) == (&other.root, &other.roles)
+    }
+
     /// Unix time of the last check, in seconds.
     pub fn checked_at(&self) -> i64 {
         self.checked_at
