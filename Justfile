@@ -121,6 +121,10 @@ image-test *ONLY: (image "test")
 image-fast FLAVOUR="production": parts build
     os-image/image.py fast --flavour {{ FLAVOUR }} --binary target/debug/lightbox
 
+# What continuous integration runs of the image: the quick checks, and one emulated first start with a study through it.
+image-ci: parts build
+    os-image/image.py ci --binary target/debug/lightbox
+
 # What is in a built image, why, and how big.
 image-inspect FLAVOUR="production":
     os-image/image.py inspect --flavour {{ FLAVOUR }}

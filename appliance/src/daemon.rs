@@ -344,7 +344,21 @@ impl Daemon {
             objects: store.objects.clone(),
             identity: store.identity.clone(),
             clock: clock.clone(),
-            listening: Listening { dicom: dicom_at.clone(), plaintext: plaintext_at.clone() },
+            listening: Listening {
+                dicom: dicom_at.clone(),
+                plaintext: plaintext_at.clone(),
+                all: [
+                    ("dicom", Some(dicom_at.clone())),
+                    ("admin", Some(admin_at.clone())),
+                    ("plaintext-dicom", plaintext_at.clone()),
+                    ("dicomweb", dicomweb_at.clone()),
+                    ("orders", orders_at.clone()),
+                    ("plaintext-orders", plaintext_orders_at.clone()),
+                ]
+                .into_iter()
+                .filter_map(|(name, address)| Some((name, address?)))
+                .collect(),
+            },
             started_ms: clock.now_ms(),
             prometheus,
             models: model_lines(&store.ledger),

@@ -16,6 +16,7 @@ pub mod fuzzing;
 pub mod hl7;
 pub mod infer;
 pub mod ingest;
+pub mod inspect;
 pub mod job;
 pub mod phantom;
 pub mod phi;

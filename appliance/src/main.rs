@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lightbox::cli::{
-    acceptance_set, audit, boot, bundle, commitments, conformance, demo, health, keys, models, orders, peers,
-    phantom, plan, query, queue, quiet, recall, repository, rules, send, serve, site, studies, system,
+    acceptance_set, audit, boot, bundle, commitments, conformance, demo, health, inspect, keys, models,
+    orders, peers, phantom, plan, query, queue, quiet, recall, repository, rules, send, serve, site, studies,
+    system,
 };
 use lightbox::config::EXIT_BAD_SITE_FILE;
 use lightbox::daemon::StartError;
@@ -42,6 +43,7 @@ enum Verb {
     Health(health::Args),
     Boot(boot::Args),
     System(system::Args),
+    Inspect(inspect::Args),
     Send(send::Args),
     Phantom(phantom::Args),
     Bundle(bundle::Args),
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Verb::Health(args) => args.run(),
         Verb::Boot(args) => args.run(),
         Verb::System(args) => args.run(),
+        Verb::Inspect(args) => args.run(),
         Verb::Send(args) => args.run(),
         Verb::Phantom(args) => args.run(),
         Verb::Bundle(args) => args.run(),

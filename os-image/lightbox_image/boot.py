@@ -13,6 +13,7 @@ import time
 from . import disk, machine, trees
 from .build import Build, sha256
 from .fast import SECTOR, flip
+from .inspection import inspect
 from .keys import Keys
 from .machine import Machine
 from .peers import Modality, Pacs, phantom
@@ -128,10 +129,11 @@ class Boot:
             key = box.wait(r"(?:[cbdefghijklnrtuv]{8}-){7}[cbdefghijklnrtuv]{8}", 60)[0]
             (self.work / "recovery-key").write_text(key)
             line = self.study(box, pacs)
+            report = inspect(self.build, self.keys, box, self.work / "inspection")
         # Off without a warning: what was blessed must be whole on the disk.
         self.keep(box, "healthy")
         entry = self.blessed_entry(box.disk)
-        return f"healthy after {healthy} s; {status}; {found}; {line}; entry {entry}"
+        return f"healthy after {healthy} s; {status}; {found}; {line}; entry {entry}; report: {report}"
 
     def study(self, box, pacs):
         """C-ECHO, C-STORE and the SR, over mutual TLS through the machine's network."""

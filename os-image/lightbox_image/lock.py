@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .place import ARCHITECTURE, CACHE, HERE, Failed, fresh, need, recipe, run, say
+from .place import ARCHITECTURE, CACHE, HERE, Failed, Lacking, fresh, need, recipe, run, say
 
 LOCK = HERE / "packages.lock"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -62,7 +62,7 @@ def mirrors():
     mirror = named[0] or next((uri for uri in found if not is_security(uri)), None)
     security = named[1] or next((uri for uri in found if is_security(uri)), None)
     if not mirror or not security:
-        raise Failed(
+        raise Lacking(
             "apt's sources name no Debian mirror or no security archive; remedy: set LIGHTBOX_DEBIAN_MIRROR and "
             "LIGHTBOX_DEBIAN_SECURITY, e.g. http://deb.debian.org/debian and http://deb.debian.org/debian-security")
     return mirror.rstrip("/"), security.rstrip("/")
@@ -152,7 +152,7 @@ def renew():
 def fetch(packages):
     """Fetches what is not in the cache; each file is named by its digest. Yields seconds of fetching."""
     if not HELPER.exists():
-        raise Failed(f"{HELPER} is missing; remedy: this needs a Debian or Ubuntu host with apt")
+        raise Lacking(f"{HELPER} is missing; remedy: this needs a Debian or Ubuntu host with apt")
     folder = CACHE / "debs"
     folder.mkdir(parents=True, exist_ok=True)
     missing = [package for package in packages if not (folder / f"{package.sha256}.deb").exists()]
@@ -171,7 +171,7 @@ def fetch(packages):
             got = folder / f"{package.sha256}.part"
             if not got.exists():
                 last = "\n".join(done.stdout.splitlines()[-5:])
-                raise Failed(f"{package.name} {package.version} could not be fetched; remedy: renew the lock by "
-                             f"./justw image-lock, or name a mirror that still has it (see lock.py)\n{last}")
+                raise Lacking(f"{package.name} {package.version} could not be fetched; remedy: renew the lock by "
+                              f"./justw image-lock, or name a mirror that still has it (see lock.py)\n{last}")
             got.rename(folder / f"{package.sha256}.deb")
     return round(time.monotonic() - started, 1)

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from . import boot, build, fast, inspect_image, lock, machine, root, trees
+from . import boot, build, ci, fast, inspect_image, lock, machine, root, trees
 from .keys import Keys
 from .place import Failed
 
@@ -31,6 +31,8 @@ def main(arguments=None):
     testing.add_argument("--binary", type=Path, metavar="FILE",
                          help="build the image with this lightbox for the checks, beside the real one")
     testing.add_argument("only", nargs="*", metavar="WORDS", help="only checks whose names contain one of these")
+    integrating = verbs.add_parser("ci", help="the quick checks and one emulated first start; left out loudly where this machine cannot")
+    integrating.add_argument("--binary", type=Path, metavar="FILE", required=True, help="the lightbox to build images with")
     inspecting = verbs.add_parser("inspect", help="what is in the image, why, how big")
     inspecting.add_argument("--flavour", choices=root.FLAVOURS, default="production")
     comparing = verbs.add_parser("compare", help="compare a build with the one made --again")
@@ -58,6 +60,8 @@ def main(arguments=None):
                 box.start(echo=True)
         elif chosen.verb == "test":
             return verdict(boot.run(chosen.only, chosen.binary and chosen.binary.resolve()))
+        elif chosen.verb == "ci":
+            return verdict(ci.checks(chosen.binary.resolve()))
         elif chosen.verb == "inspect":
             inspect_image.show(chosen.flavour)
     except Failed as failed:

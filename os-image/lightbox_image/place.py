@@ -30,6 +30,10 @@ class Failed(Exception):
     """What stopped us, in words with a remedy."""
 
 
+class Lacking(Failed):
+    """What this machine, or the mirror that it is given, has not: no fault of the image."""
+
+
 def recipe():
     """image.toml."""
     return tomllib.loads((HERE / "image.toml").read_text())
@@ -43,13 +47,13 @@ def say(text):
 def need(program, package):
     """Refuses to go on without a program of the host."""
     if shutil.which(program) is None:
-        raise Failed(f"{program} is missing; remedy: apt-get install {package}, or run the verb by ./justw")
+        raise Lacking(f"{program} is missing; remedy: apt-get install {package}, or run the verb by ./justw")
 
 
 def need_root():
     """Trees of a Debian hold files of several owners, and programs run in them by chroot."""
     if os.geteuid() != 0:
-        raise Failed("trees of Debian packages are made as root; remedy: run the verb by sudo, e.g. sudo ./justw image")
+        raise Lacking("trees of Debian packages are made as root; remedy: run the verb by sudo, e.g. sudo ./justw image")
 
 
 def run(command, *, check=True, named=None):

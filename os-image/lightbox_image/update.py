@@ -8,14 +8,13 @@ import os
 import random
 import re
 import shutil
-import ssl
 import struct
 import subprocess
-import urllib.request
 
 from . import build, disk
 from .build import Build, sha256
 from .fast import SECTOR, root_of
+from .inspection import fetch
 from .machine import wait_until
 from .peers import Modality, Pacs, phantom
 from .place import OUT, Failed, fresh, recipe, run, say
@@ -77,10 +76,7 @@ class Updates:
 
     def page(self, box, path="/system"):
         """A page of the administration, as the operator sees it, without its markup."""
-        context = ssl.create_default_context(cafile=self.keys.site / "ca.crt")
-        context.load_cert_chain(self.keys.site / "operator.crt", self.keys.site / "operator.key")
-        with urllib.request.urlopen(f"https://127.0.0.1:{box.admin}{path}", timeout=60, context=context) as answer:
-            return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", answer.read().decode()))
+        return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", fetch(self.keys, box, path).decode()))
 
     def page_says(self, box, pattern, seconds=120):
         """Waits until the system page shows something."""

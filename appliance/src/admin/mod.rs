@@ -16,6 +16,7 @@ pub mod pages;
 mod routes;
 mod server;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lightbox_bootstrap::identity::DeviceIdentity;
@@ -59,13 +60,15 @@ pub struct ModelLine {
     pub fault: Option<String>,
 }
 
-/// Where DICOM is really listened for: the site file may leave the port to the system.
+/// Where the daemon really listens: the site file may leave a port to the system.
 #[derive(Clone, Debug)]
 pub struct Listening {
     /// With TLS.
     pub dicom: String,
     /// Without TLS, where that is on.
     pub plaintext: Option<String>,
+    /// Every address that is listened on, by what it is for.
+    pub all: BTreeMap<&'static str, String>,
 }
 
 /// What the pages are made of; clones share it.

@@ -3,6 +3,7 @@
 //! authenticated operator, and nowhere else.
 
 mod health;
+mod inspection;
 mod models;
 mod peers;
 mod queue;
@@ -13,6 +14,7 @@ use lightbox_provisioning::site::{Role, Site};
 use maud::{DOCTYPE, Markup, html};
 
 pub use health::{Health, overview};
+pub use inspection::inspection;
 pub use models::{Models, Version, models, version};
 pub use peers::{Heard, peers};
 pub use queue::{Queue, queue};

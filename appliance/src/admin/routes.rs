@@ -1,5 +1,6 @@
 //! What each address answers.
 
+mod inspection;
 mod models;
 mod system;
 
@@ -75,6 +76,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/jobs/{id}/replay", post(replay_job))
         .merge(models::routes())
         .merge(system::routes())
+        .merge(inspection::routes())
         .route("/peers", get(peers))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
@@ -103,6 +105,7 @@ enum Failure {
     NotFound,
     Forbidden(String),
     Conflict(String),
+    Unavailable(String),
     Ledger(LedgerError),
 }
 
@@ -122,6 +125,10 @@ impl IntoResponse for Failure {
             Failure::NotFound => (StatusCode::NOT_FOUND, "There is nothing at this address.".to_owned()),
             Failure::Forbidden(why) => (StatusCode::FORBIDDEN, why),
             Failure::Conflict(why) => (StatusCode::CONFLICT, why),
+            Failure::Unavailable(why) => {
+                tracing::error!(reason = why, "an administration page could not be made");
+                (StatusCode::SERVICE_UNAVAILABLE, why)
+            }
             Failure::Ledger(error) => {
                 tracing::error!(reason = error.to_string(), "an administration page could not be made");
                 (StatusCode::SERVICE_UNAVAILABLE, error.to_string())

@@ -34,7 +34,11 @@ impl Running {
         let engine_fault = Arc::new(Mutex::new(None));
         let (changed, (stop, stopped)) = (Arc::new(Notify::new()), watch::channel(false));
         let state = AdminState {
-            listening: Listening { dicom: "127.0.0.1:2762".into(), plaintext: None },
+            listening: Listening {
+                dicom: "127.0.0.1:2762".into(),
+                plaintext: None,
+                all: [("dicom", "127.0.0.1:2762".into())].into(),
+            },
             site: fixture.site.clone(),
             ledger: fixture.ledger.clone(),
             objects: fixture.objects.clone(),

@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod demo;
 mod files;
 pub mod health;
+pub mod inspect;
 pub mod keys;
 pub mod models;
 pub mod orders;

@@ -10,7 +10,7 @@ mod study;
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 
 pub use facts::{StudyFacts, facts_since};
@@ -452,6 +452,14 @@ pub fn audit_head(connection: &Connection) -> Result<i64, LedgerError> {
     Ok(connection
         .prepare_cached("SELECT coalesce(max(seq), 0) FROM audit")?
         .query_row([], |row| row.get(0))?)
+}
+
+/// Number and hash (hex) of the audit log's last record.
+pub fn audit_end(connection: &Connection) -> Result<Option<(i64, String)>, LedgerError> {
+    Ok(connection
+        .prepare_cached("SELECT seq, lower(hex(hash)) FROM audit ORDER BY seq DESC LIMIT 1")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?)
 }
 
 /// Adds the states that nothing is in, so that a number which falls to 0 is shown as 0.

@@ -38,6 +38,7 @@ pub fn system(page: &Page<'_>, found: &SystemPage) -> Markup {
                     dt { "Rollback floor" } dd { @match here.floor { Some(floor) => (floor), None => "not known" } }
                 },
             }
+            p { a href="/system/inspection" { "Inspection" } ": what was started, what runs, what listens; with a signed report." }
         }
         section.card {
             h2 { "Updates " (button(page, "/system/check", "Look now")) }

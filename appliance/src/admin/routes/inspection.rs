@@ -1,0 +1,90 @@
+//! The addresses of the inspection: what the box says of itself, shown and signed.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Extension, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Answer, App, Caller, Failure, Shared};
+use crate::admin::pages;
+use crate::audit::Outcome;
+use crate::clock::utc_text;
+use crate::inspect::{self, AuditHead, Daemon, Device, Report, judge};
+use crate::store::queries;
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/system/inspection", get(show))
+        .route("/system/report", get(report))
+        .route("/system/device.pub", get(device_key))
+}
+
+async fn show(State(app): Shared, Extension(operator): Caller) -> Answer {
+    let report = make(&app, None).await?;
+    let checks = judge::judge(&report, &judge::Wanted::default());
+    Ok(Html(pages::inspection(&app.page(&operator), &report, &checks).into_string()))
+}
+
+#[derive(Deserialize)]
+struct ReportQuery {
+    nonce: Option<String>,
+}
+
+async fn report(
+    State(app): Shared,
+    Extension(operator): Caller,
+    Query(query): Query<ReportQuery>,
+) -> Result<Response, Failure> {
+    if query.nonce.as_deref().is_some_and(|nonce| !inspect::is_nonce(nonce)) {
+        let why = format!("nonce: 1 to {} letters, digits, - _ or .\n", inspect::NONCE_MAX);
+        return Ok((StatusCode::BAD_REQUEST, why).into_response());
+    }
+    // What the device's key signs is on record, with who asked.
+    let detail = json!({ "action": "report", "through": "page", "nonce": query.nonce });
+    app.audit(&operator, Outcome::Success, detail).await?;
+    let signed = make(&app, query.nonce).await?.sign(&app.state.identity);
+    let text = signed.and_then(|envelope| serde_json::to_vec_pretty(&envelope)).map_err(unmade)?;
+    let name = format!("attachment; filename=\"lightbox-report-{}.json\"", app.state.identity.fingerprint());
+    let kind = "application/json".to_owned();
+    Ok(([(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, name)], text).into_response())
+}
+
+async fn device_key(State(app): Shared) -> Response {
+    let name = format!("attachment; filename=\"lightbox-{}.pub\"", app.state.identity.fingerprint());
+    let kind = "application/x-pem-file".to_owned();
+    let pem = app.state.identity.public_key().to_pem();
+    ([(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, name)], pem).into_response()
+}
+
+async fn make(app: &App, nonce: Option<String>) -> Result<Report, Failure> {
+    let state = &app.state;
+    let now = state.clock.now();
+    let facts = tokio::task::spawn_blocking(move || inspect::facts(now)).await.map_err(unmade)?;
+    let audit = state.ledger.read(queries::audit_end).await?;
+    let device = Device {
+        name: state.site.file.appliance.name.clone(),
+        fingerprint: state.identity.fingerprint(),
+        udi_di: state.site.file.appliance.udi_di.clone(),
+    };
+    let listens = &state.listening.all;
+    let daemon = Daemon {
+        version: env!("CARGO_PKG_VERSION").into(),
+        started_at: utc_text(state.started_ms),
+        site_sha256: state.site.revision.clone(),
+        listens: listens.iter().map(|(name, at)| ((*name).to_owned(), at.clone())).collect(),
+        models: (state.models)().into_iter().map(|model| (model.name, model.digest)).collect(),
+        audit: audit.map(|(sequence, hash)| AuditHead { sequence, hash }),
+    };
+    Ok(Report::new(nonce, inspect::instant(state.clock.now_ms()), device, daemon, facts))
+}
+
+/// The report could not be made; the reason is for the log.
+fn unmade(error: impl Display) -> Failure {
+    Failure::Unavailable(format!("the report could not be made: {error}"))
+}
