@@ -166,6 +166,34 @@ impl Vendor {
         self.version_with(release, Some(&network), edit)
     }
 
+    /// A version with one of the networks of `models/reference/flawed` as its 16-bit one beside the usual 32-bit one.
+    #[track_caller]
+    pub fn version_with_half(&self, release: u32, half: &str) -> Bundle {
+        self.version_with(release, None, &[]);
+        let folder = self.folder.join(format!("detector-{release}"));
+        let from = phantom_bundle().join(format!("../../flawed/{half}.onnx"));
+        fs::copy(&from, folder.join("model-fp16.onnx")).unwrap_or_else(|error| panic!("{half}: {error}"));
+        let sbom = folder.join("sbom.json");
+        let mut parts: serde_json::Value =
+            serde_json::from_slice(&fs::read(&sbom).expect("an SBOM")).expect("JSON");
+        let digest = hex(&Sha256::digest(fs::read(folder.join("model-fp16.onnx")).expect("there")));
+        let components = parts["components"].as_array_mut().expect("components");
+        let model =
+            components.iter_mut().find(|one| one["type"] == "machine-learning-model").expect("a model");
+        let hashes = model["hashes"].as_array_mut().expect("hashes");
+        hashes.push(json!({ "alg": "SHA-256", "content": digest }));
+        fs::write(&sbom, parts.to_string()).expect("written");
+        let path = folder.join("manifest.toml");
+        let none = "0".repeat(64);
+        let file = format!(
+            "\n[[file]]\npath = \"model-fp16.onnx\"\nrole = \"network_fp16\"\nsize = 1\nsha256 = \"{none}\"\n"
+        );
+        let text = fs::read_to_string(&path).expect("a manifest") + &file;
+        fs::write(&path, text).expect("written");
+        run_lightbox(&["bundle", "refresh", folder.to_str().expect("a plain path")]).ok("bundle refresh");
+        Bundle::open(&folder).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     #[track_caller]
     fn version_with(&self, release: u32, network: Option<&[u8]>, edit: &[(&str, &str)]) -> Bundle {
         let folder = self.folder.join(format!("detector-{release}"));

@@ -165,3 +165,31 @@ fn weights_in_another_file_are_found_before_any_runtime_sees_them() {
     let said = run_lightbox(&["bundle", "check", text]);
     assert!(said.code != Some(0) && said.all().contains("values lie in another file"), "{}", said.all());
 }
+
+#[test]
+fn a_16_bit_network_comes_in_only_if_it_says_here_what_the_32_bit_one_says() {
+    let (vendor, line) = Vendor::line_from(|_, vendor| format!("repository = {:?}\n", vendor.repository()));
+    let one = vendor.version(1, &[]);
+    let set = vendor.publish_set(&line.site);
+    let threshold = "[allowed.change]\nkind = \"threshold\"\nlabel = \"disk\"\ntier = \"reported\"\nmin = 0.4\nmax = 0.8\n\
+        step_max = 0.2\nbaseline = 0.7\ncumulative_max = 0.2\n\n[[criterion]]\nid = \"C1\"";
+    let precision =
+        "[allowed.change]\nkind = \"precision\"\nprecisions = [\"fp16\"]\n\n[[criterion]]\nid = \"C1\"";
+    let documents = "accompanying = [\"name\", \"card\", \"documents\"";
+    let edits = [(threshold, precision), (documents, &*format!("{documents}, \"sbom\""))];
+    vendor.publish_plan_with(&one, &set, 0, &edits);
+    publish(&vendor, &line, &one).ok("models check");
+    wait_for(&line, "1 active", "");
+
+    publish(&vendor, &line, &vendor.version_with_half(2, "half-off"));
+    wait_for(&line, "2 refused", "equivalence");
+    let reason =
+        line.daemon.ledger().texts("SELECT reason FROM model_events WHERE reason LIKE '%equivalence%'");
+    // Scores of 0.95 times the reference's, so above the plan's 0.01.
+    assert!(reason.iter().any(|why| why.contains("1 of 1 cases compared")), "{reason:?}");
+
+    publish(&vendor, &line, &vendor.version_with_half(3, "half"));
+    wait_for(&line, "3 active", "");
+    let ruled = "SELECT verdict FROM model_events WHERE state_after = 'accepted' AND verdict LIKE '%1 of 1 cases compared%'";
+    assert_eq!(line.daemon.ledger().texts(ruled).len(), 1, "the ruling names what was compared");
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use lightbox_models::manifest::MANIFEST_NAME;
+use lightbox_models::manifest::{MANIFEST_NAME, Precision};
 use lightbox_models::pack::{self, EXTENSION, Progress};
 use lightbox_models::publish::{Addition, Change, Publisher};
 use lightbox_models::trust::Delegate;
@@ -206,8 +206,12 @@ impl Args {
                 }
             }
             Verb::Load { folder, onnxruntime } => {
-                let network = Bundle::open(&folder)?.read_network()?;
-                vendor::engine(onnxruntime)?.outlets(&network)?;
+                let (bundle, engine) = (Bundle::open(&folder)?, vendor::engine(onnxruntime)?);
+                for precision in [Precision::Fp32, Precision::Fp16] {
+                    if bundle.manifest().network(precision).is_some() {
+                        engine.outlets(&bundle.read_precision(precision)?)?;
+                    }
+                }
             }
             Verb::Pack { folder, output, engine } => {
                 if !checked(&folder, engine)? {

@@ -19,6 +19,7 @@ pub mod trial;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lightbox_models::manifest::Precision;
 use lightbox_models::{Bundle, BundleError};
 use serde::{Deserialize, Serialize};
 
@@ -68,11 +69,28 @@ pub struct StoredImage {
 
 /// Loads a bundle's network into an engine; does nothing where it is loaded.
 pub async fn load(bundle: &Arc<Bundle>, engine: &EngineHandle) -> Result<(), Error> {
+    load_precision(bundle, Precision::Fp32, engine).await
+}
+
+/// As [`load`], the network of that number format; the engine knows it by its [`key`].
+pub async fn load_precision(
+    bundle: &Arc<Bundle>,
+    precision: Precision,
+    engine: &EngineHandle,
+) -> Result<(), Error> {
     let reader = Arc::clone(bundle);
-    let network = tokio::task::spawn_blocking(move || reader.read_network());
+    let network = tokio::task::spawn_blocking(move || reader.read_precision(precision));
     let network = network.await.map_err(|_| Error::Interrupted)?.map_err(Error::Bundle)?;
     let limits = RunLimits::of(&bundle.manifest().resources);
-    engine.load(bundle.digest(), network, limits).await.map_err(Error::Engine)
+    engine.load(&key(bundle, precision), network, limits).await.map_err(Error::Engine)
+}
+
+/// The engine's name of a bundle's network.
+pub fn key(bundle: &Bundle, precision: Precision) -> String {
+    match precision {
+        Precision::Fp32 => bundle.digest().to_owned(),
+        Precision::Fp16 => format!("{}/fp16", bundle.digest()),
+    }
 }
 
 /// Runs a loaded model on a study's images, frame by frame.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use lightbox_models::Bundle;
 use lightbox_models::golden::Tensor as Found;
+use lightbox_models::manifest::Precision;
 
 use super::engine::{EngineError, EngineHandle, Tensor, TensorData};
 use super::image::{Image, Limits};
 use super::preprocess::Transform;
-use super::{header, prepare, read};
+use super::{header, key, prepare, read};
 use crate::dicom::part_ten::{DataSet, Head, Source};
 use crate::raw::RawOutput;
 
@@ -30,6 +31,8 @@ pub struct Outcome {
     pub tensors: Vec<Found>,
     /// What the manifest makes of them, in the frame's coordinates.
     pub output: RawOutput,
+    /// Tensor columns for each of the frame's columns, rows for each row.
+    pub scale: (f64, f64),
 }
 
 /// Why a model did not run on an input, without patient data.
@@ -51,12 +54,22 @@ impl From<String> for NotRun {
 
 /// Runs a loaded model on one input.
 pub async fn run(bundle: &Arc<Bundle>, engine: &EngineHandle, input: Input) -> Result<Outcome, NotRun> {
+    run_precision(bundle, Precision::Fp32, engine, input).await
+}
+
+/// As [`run`], by the loaded network of that number format.
+pub async fn run_precision(
+    bundle: &Arc<Bundle>,
+    precision: Precision,
+    engine: &EngineHandle,
+    input: Input,
+) -> Result<Outcome, NotRun> {
     let for_thread = Arc::clone(bundle);
     let made = tokio::task::spawn_blocking(move || tensor(&for_thread, input));
     let (tensor, transform, size) = made.await.map_err(|_| "interrupted".to_owned())??;
-    let outputs = engine.run(bundle.digest(), vec![tensor]).await.map_err(NotRun::Engine)?;
+    let outputs = engine.run(&key(bundle, precision), vec![tensor]).await.map_err(NotRun::Engine)?;
     let output = read(bundle, &outputs, &transform, size).map_err(|error| error.to_string())?;
-    Ok(Outcome { tensors: outputs.iter().map(found).collect(), output })
+    Ok(Outcome { tensors: outputs.iter().map(found).collect(), output, scale: transform.scale })
 }
 
 type Made = (Tensor, Transform, (u32, u32));

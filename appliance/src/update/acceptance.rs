@@ -60,7 +60,7 @@ impl From<String> for Unfinished {
 }
 
 /// A candidate that takes too long does so again: it is not run on the next case.
-fn too_long(why: &NotRun, case: &str) -> Option<Unfinished> {
+pub(super) fn too_long(why: &NotRun, case: &str) -> Option<Unfinished> {
     let NotRun::Engine(error @ EngineError::TooLong(_)) = why else { return None };
     Some(Unfinished::Fails(format!("acceptance-run: case {case:?}: {error}")))
 }
@@ -80,12 +80,13 @@ impl Updates {
             infer::load(bundle, &self.engine).await.map_err(|error| format!("the engine: {error}"))?;
         }
         let golden = self.run_golden(&bundles.candidate).await?;
+        let equivalence = self.run_equivalence(&bundles.candidate).await?;
         let mut kept = Kept {
             engine_build: self.engine.describe().to_owned(),
             precision: Precision::Fp32,
             accelerated: false,
             golden,
-            equivalence: Vec::new(),
+            equivalence,
             runs: Vec::new(),
             compared: BTreeMap::new(),
         };

@@ -13,6 +13,7 @@ mod anew;
 mod back;
 mod check;
 mod decisions;
+mod equivalence;
 mod evidence;
 mod files;
 pub(crate) mod mirror;

@@ -72,8 +72,34 @@ def external_data():
     return network([helper.make_node("Cast", ["elsewhere"], ["scores"], to=TensorProto.FLOAT)], [elsewhere])
 
 
+def half(factor=None):
+    """The phantom detector with its input rounded to 16 bits; with its scores multiplied, where a factor is given."""
+    model = onnx.load(pathlib.Path(__file__).parent.parent / "phantom-detector/bundle/model.onnx")
+    graph = model.graph
+    for node in graph.node:
+        for at, name in enumerate(node.input):
+            if name == "image":
+                node.input[at] = "rounded"
+    nodes = [helper.make_node("Cast", ["image"], ["narrow"], to=TensorProto.FLOAT16),
+             helper.make_node("Cast", ["narrow"], ["rounded"], to=TensorProto.FLOAT), *graph.node]
+    if factor is not None:
+        for node in nodes:
+            for at, name in enumerate(node.output):
+                if name == "scores":
+                    node.output[at] = "true_scores"
+        graph.initializer.append(constant("factor", factor, np.float32))
+        nodes.append(helper.make_node("Mul", ["true_scores", "factor"], ["scores"]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
+    # One of these is well: a box must take it.
+    (folder / "half.onnx").write_bytes(half())
+    (folder / "half-off.onnx").write_bytes(half(0.95))
     for name, make in (("endless-loop", endless_loop), ("long-output", long_output), ("slow-load", slow_load),
                        ("external-data", external_data)):
         (folder / f"{name}.onnx").write_bytes(make())

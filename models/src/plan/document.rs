@@ -407,7 +407,7 @@ pub struct Subgroup {
     pub floor: f64,
 }
 
-/// How near an accelerated engine must be to the 32-bit CPU, on the golden cases.
+/// How near an accelerated engine, or a 16-bit network, must be to the 32-bit network on the CPU, on the golden cases.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EquivalenceBounds {

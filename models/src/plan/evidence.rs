@@ -82,7 +82,8 @@ pub struct Evidence {
     pub accelerated: bool,
     /// The golden cases, run here.
     pub golden: Vec<GoldenOutcome>,
-    /// The golden cases on the engine that will be used, against the 32-bit CPU.
+    /// The golden cases on the engine that will be used, and by the 16-bit network where one came along, against the
+    /// 32-bit network on the CPU.
     pub equivalence: Vec<Equivalence>,
     /// The candidate on the acceptance sets.
     pub runs: Vec<Run>,
