@@ -202,6 +202,8 @@ fn what_does_not_fit_or_was_altered_is_refused_before_a_byte_is_written() {
 
 #[test]
 fn the_box_restarts_in_its_window_only_unless_told_otherwise() {
+    // The daemon goes by the wall clock, and so must its window.
+    #[expect(clippy::disallowed_methods)]
     let now = time::OffsetDateTime::now_utc();
     let hour = |hours: u8| format!("{:02}:00", (now.hour() + hours) % 24);
     let window = format!("window = {{ from = {:?}, to = {:?} }}", hour(3), hour(5));

@@ -565,6 +565,7 @@ mod tests {
         drop(open(folder.path()));
         let connection = Connection::open(folder.path().join("ledger.db")).expect("opened");
         connection.pragma_update(None, "user_version", 999).expect("set");
+        connection.execute("DELETE FROM ledger_reach", []).expect("removed");
         drop(connection);
         let identity =
             Arc::new(DeviceIdentity::open_or_create(&folder.path().join("device.key")).expect("key"));
