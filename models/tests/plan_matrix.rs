@@ -7,11 +7,11 @@ use std::path::Path;
 
 use lightbox_models::Manifest;
 use lightbox_models::acceptance::{Row, Run};
-use lightbox_models::manifest::{Claim, File, Label, Precision, Resize, Role};
+use lightbox_models::manifest::{Claim, File, Label, Performance, Precision, Resize, Role};
 use lightbox_models::metrics::SplitMix64;
 use lightbox_models::plan::{
-    Candidate, Change, ClauseName, Comparator, Equivalence, Evidence, GoldenOutcome, Installed, Outcome,
-    Plan, Scope, Stage, Tier, Verdict, changes, evaluate, explain, io_schema_digest, site_threshold,
+    Candidate, Change, ClauseName, Comparator, Equivalence, Evidence, GoldenOutcome, Installed, Metric,
+    Outcome, Plan, Scope, Stage, Tier, Verdict, changes, evaluate, explain, io_schema_digest, site_threshold,
     text_digest, updates_after,
 };
 
@@ -55,6 +55,18 @@ fn plan(manifest: &Manifest) -> String {
 
 fn file(role: Role, name: &str) -> File {
     File { path: name.into(), role, size: 1, sha256: "ab".repeat(32) }
+}
+
+/// A declared sensitivity on the plan's set.
+fn declared(estimate: f64) -> Performance {
+    Performance {
+        set_sha256: SET.into(),
+        label: "disk".into(),
+        metric: Metric::Sensitivity,
+        tier: Some(Tier::Flagged),
+        estimate,
+        tolerance: 0.001,
+    }
 }
 
 impl Fixture {
@@ -328,6 +340,12 @@ const FLAWS: &[Flaw] = &[
         ClauseName::ConfidenceBound,
     ),
     (
+        "declared_performance_not_reached_here",
+        // Both sides count: what is much better than declared is another network as well.
+        |f| f.new.performance = vec![declared(0.93)],
+        ClauseName::DeclaredEvidence,
+    ),
+    (
         // Four positive cases among the negative ones: AUC and sensitivity pass, the comparison does not.
         "worse_than_the_active_version",
         |f| f.missed = [1, 3, 5, 7].map(|at| (at, 0.2)).to_vec(),
@@ -427,6 +445,24 @@ fn each_flaw_is_refused_by_its_clause_and_no_other() {
     let all: BTreeSet<ClauseName> =
         Fixture::sound().rule().clauses.into_iter().map(|clause| clause.name).collect();
     assert_eq!(ruled, all);
+}
+
+#[test]
+fn what_the_vendor_declares_is_found_again_or_refused() {
+    let ruled = |estimate| {
+        let mut fixture = Fixture::sound();
+        fixture.new.performance = vec![declared(estimate)];
+        fixture.rule()
+    };
+    // 49 of 50 found.
+    let verdict = ruled(0.98);
+    assert!(verdict.allows(), "{}", explain(&verdict));
+    let clause =
+        verdict.clauses.iter().find(|one| one.name == ClauseName::DeclaredEvidence && one.subject == "C2");
+    assert_eq!(clause.unwrap().outcome, Outcome::Met);
+    for wrong in [0.93, 1.0] {
+        assert_eq!(broken(&ruled(wrong)), BTreeSet::from([ClauseName::DeclaredEvidence]), "{wrong}");
+    }
 }
 
 #[test]

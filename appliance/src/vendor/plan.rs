@@ -58,7 +58,7 @@ const DRAFT: &str = r#"# A change-control plan (PCCP). What begins with DECIDE i
 # `lightbox plan check` says what is left, models/README.md what each key means.
 schema = 1
 # What may change along with an allowed modification.
-accompanying = ["card", "sbom", "documents", "golden"]
+accompanying = ["card", "sbom", "documents", "golden", "performance"]
 
 [plan]
 id = "DECIDE: identifier, e.g. PCCP-1"

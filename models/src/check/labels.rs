@@ -1,9 +1,9 @@
-//! Labels: codes and thresholds.
+//! Labels: codes and thresholds, and what is declared of them.
 
 use std::collections::BTreeSet;
 
 use super::{Fault, code, fault, short_text};
-use crate::manifest::{Family, Label, Manifest};
+use crate::manifest::{Family, Label, Manifest, Performance, is_sha256};
 
 pub(super) fn labels(manifest: &Manifest) -> Result<(), Fault> {
     if manifest.label.is_empty() {
@@ -78,6 +78,42 @@ fn label(key: &str, label: &Label, family: Family) -> Result<(), Fault> {
             "a classification has no box to measure",
             "remove the measurements",
         );
+    }
+    Ok(())
+}
+
+/// Figures that the vendor declares.
+pub(super) fn performance(manifest: &Manifest) -> Result<(), Fault> {
+    for (at, declared) in manifest.performance.iter().enumerate() {
+        let key = |name: &str| format!("performance[{at}].{name}");
+        if !is_sha256(&declared.set_sha256) {
+            return fault(
+                &key("set_sha256"),
+                "not a SHA-256",
+                "give the set's digest, as `lightbox acceptance-set check` prints it",
+            );
+        }
+        if !manifest.label.iter().any(|label| label.name == declared.label) {
+            return fault(&key("label"), "no such label", "name one of the [[label]] entries");
+        }
+        if !(0.0..=1.0).contains(&declared.estimate) {
+            return fault(&key("estimate"), "not a share", "give what was measured, 0 to 1");
+        }
+        // Wider, it would say nothing of this very network.
+        if !(0.0..=0.1).contains(&declared.tolerance) {
+            return fault(
+                &key("tolerance"),
+                "not between 0 and 0.1",
+                "say how far a box's figure may be off",
+            );
+        }
+        let same = |other: &Performance| {
+            (&other.set_sha256, &other.label, other.metric, other.tier)
+                == (&declared.set_sha256, &declared.label, declared.metric, declared.tier)
+        };
+        if manifest.performance[..at].iter().any(same) {
+            return fault(&key("metric"), "declared twice", "declare each figure once");
+        }
     }
     Ok(())
 }

@@ -14,8 +14,8 @@ use std::path::Path;
 use crate::document::{self, Fault};
 use crate::draft::Draft;
 use crate::manifest::{
-    Code, Device, File, Golden, Indication, Input, Label, Manifest, Model, Output, Regulatory, Resources,
-    SCHEMA,
+    Code, Device, File, Golden, Indication, Input, Label, Manifest, Model, Output, Performance, Regulatory,
+    Resources, SCHEMA,
 };
 use crate::problem::{Problem, line_of};
 
@@ -57,6 +57,7 @@ pub(crate) fn problems(file: &Path, text: &str) -> (Vec<Problem>, Vec<File>) {
     draft.section::<Input>("input", true);
     draft.section::<Output>("output", true);
     draft.entries::<Label>("label", true);
+    draft.entries::<Performance>("performance", false);
     let mut found = draft.finish();
     if let Ok(manifest) = toml::from_str::<Manifest>(text) {
         found.extend(faults(&manifest).into_iter().map(|(key, problem, remedy)| Problem {
@@ -89,7 +90,7 @@ type Room = fn(&Manifest) -> Result<(), Fault>;
 
 /// The first fault of every room.
 fn faults(manifest: &Manifest) -> Vec<Fault> {
-    let rooms: [Room; 11] = [
+    let rooms: [Room; 12] = [
         identity::identity,
         identity::device,
         identity::regulatory,
@@ -101,6 +102,7 @@ fn faults(manifest: &Manifest) -> Vec<Fault> {
         tensors::output,
         labels::labels,
         files::golden,
+        labels::performance,
     ];
     let mut found: Vec<Fault> = rooms.iter().filter_map(|room| room(manifest).err()).collect();
     // Each label has a fault of its own.

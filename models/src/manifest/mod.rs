@@ -8,6 +8,7 @@ mod files;
 mod indication;
 mod input;
 mod output;
+mod performance;
 
 use std::path::Path;
 
@@ -19,6 +20,8 @@ pub use input::{Input, Intensity, Interpolation, Layout, Monochrome1, Normalise,
 pub use output::{
     Activation, Aggregate, BoxFormat, Classification, Detection, Label, Measure, MergeSlices, Output,
 };
+
+pub use performance::Performance;
 
 use crate::problem::Problem;
 
@@ -57,6 +60,9 @@ pub struct Manifest {
     pub output: Output,
     /// The output labels, in any order; their indices are 0 to n-1, each once.
     pub label: Vec<Label>,
+    /// What the vendor measured, to be found again on each box.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub performance: Vec<Performance>,
 }
 
 impl Manifest {

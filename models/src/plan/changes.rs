@@ -86,6 +86,7 @@ pub fn changes(old: &Manifest, new: &Manifest) -> Vec<Change> {
         input,
         output,
         label,
+        performance,
     } = old;
     let mut found = Found(Vec::new());
     found.model(model, &new.model);
@@ -99,6 +100,7 @@ pub fn changes(old: &Manifest, new: &Manifest) -> Vec<Change> {
     found.push_if(*input != new.input, Change::IoSchema("input"));
     found.push_if(*output != new.output, Change::IoSchema("output"));
     found.labels(label, &new.label);
+    found.accompanying(Accompanying::Performance, *performance == new.performance);
     found.0
 }
 

@@ -261,6 +261,8 @@ pub enum Accompanying {
     Golden,
     /// Memory and time that the model needs.
     Resources,
+    /// What the vendor declares that the network reaches.
+    Performance,
 }
 
 impl Accompanying {
@@ -274,6 +276,7 @@ impl Accompanying {
             Accompanying::Documents => "documents",
             Accompanying::Golden => "golden",
             Accompanying::Resources => "resources",
+            Accompanying::Performance => "performance",
         }
     }
 }

@@ -54,6 +54,8 @@ pub enum ClauseName {
     Estimate,
     /// The interval's lower bound is high enough.
     ConfidenceBound,
+    /// The point estimate is the one that the vendor declares.
+    DeclaredEvidence,
     /// Not worse than the other version by more than the margin.
     NonInferiority,
     /// No group of patients is below its floor.

@@ -1,17 +1,19 @@
 //! What the acceptance sets showed on this box.
 
 use crate::acceptance::{Row, Run, measure, non_inferiority, subgroup_estimate};
+use crate::manifest::Performance;
 use crate::metrics::MetricError;
 use crate::plan::document::{Comparator, Criterion, NonInferior, Plan, Tier};
 use crate::plan::evaluate::{Ruling, Used};
 use crate::plan::evidence::{Candidate, Evidence, Installed, Stage};
 use crate::plan::verdict::ClauseName;
 
-const ALL: [ClauseName; 6] = [
+const ALL: [ClauseName; 7] = [
     ClauseName::AcceptanceSet,
     ClauseName::CasesMinimum,
     ClauseName::Estimate,
     ClauseName::ConfidenceBound,
+    ClauseName::DeclaredEvidence,
     ClauseName::NonInferiority,
     ClauseName::SubgroupFloor,
 ];
@@ -109,9 +111,10 @@ fn one(
                     criterion.interval.lower_min
                 ),
             );
+            declared(ruling, candidate, criterion, found.estimate);
         }
         Err(error) => {
-            for name in [ClauseName::Estimate, ClauseName::ConfidenceBound] {
+            for name in [ClauseName::Estimate, ClauseName::ConfidenceBound, ClauseName::DeclaredEvidence] {
                 ruling.rule(name, id, false, format!("{metric} cannot be judged: {error}"));
             }
         }
@@ -125,6 +128,32 @@ fn one(
         Some(asked) => compared(ruling, plan, installed, evidence, criterion, asked, &rows),
     }
     subgroups(ruling, plan, criterion, &rows);
+}
+
+/// Whether what was measured here is what the bundle's own manifest declares of the same set.
+fn declared(ruling: &mut Ruling, candidate: &Candidate<'_>, criterion: &Criterion, estimate: f64) {
+    let of_this = |one: &&Performance| {
+        (&one.set_sha256, &one.label, one.metric, one.tier)
+            == (&criterion.set_sha256, &criterion.label, criterion.metric, criterion.tier)
+    };
+    match candidate.manifest.performance.iter().find(of_this) {
+        None => ruling.not_applicable(
+            ClauseName::DeclaredEvidence,
+            &criterion.id,
+            "the manifest declares no figure of this set, label and measure",
+        ),
+        Some(one) => ruling.rule(
+            ClauseName::DeclaredEvidence,
+            &criterion.id,
+            (estimate - one.estimate).abs() <= one.tolerance,
+            format!(
+                "{} is {estimate:.6} here, the manifest declares {} and allows {} either way",
+                criterion.metric.name(),
+                one.estimate,
+                one.tolerance
+            ),
+        ),
+    }
 }
 
 /// The one run of a bundle on the criterion's set.
