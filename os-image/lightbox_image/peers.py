@@ -10,9 +10,9 @@ import time
 from .machine import free_port, wait_until
 from .place import REPOSITORY, Failed, fresh, need, run
 
-# Makes phantoms; the debug build makes the same.
-LIGHTBOX = next((path for path in (REPOSITORY / f"target/{kind}/lightbox" for kind in ("release", "debug")) if path.exists()),
-                REPOSITORY / "target/release/lightbox")
+# Makes phantoms and verifies reports: whichever build is the newest.
+LIGHTBOX = max((path for path in (REPOSITORY / f"target/{kind}/lightbox" for kind in ("release", "debug")) if path.exists()),
+               key=lambda path: path.stat().st_mtime, default=REPOSITORY / "target/release/lightbox")
 SLICES = 8
 
 

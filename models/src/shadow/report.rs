@@ -4,6 +4,9 @@ use std::fmt::Write;
 
 use super::{Comparison, Pair, TIERS, both, plot};
 
+/// Studies from which on the stability index is worth reading: some for each of its ten bins.
+const STUDIES_FOR_INDEX: u64 = 100;
+
 /// Markdown for a terminal: for each label what agrees, what flips, what drifts, how long it takes. Versions are
 /// for people.
 pub fn text(active: &str, candidate: &str, found: &[Comparison]) -> String {
@@ -52,9 +55,15 @@ pub(super) fn agreement(found: &Comparison) -> String {
 
 /// How far the scores lie apart.
 pub(super) fn drift(found: &Comparison) -> String {
+    // Of few studies most of the index' bins hold one or none, and it is large for scores that hardly differ.
+    let few = if found.flips.total() < STUDIES_FOR_INDEX {
+        format!(" Of {} studies the stability index says little: look at the mean difference.", found.flips.total())
+    } else {
+        String::new()
+    };
     format!(
         "Scores: stability index {:.4} (from 0.1 on a change, from 0.25 on a large one), Kolmogorov-Smirnov {:.4} \
-         (p {:.3}), mean difference {:+.4}.",
+         (p {:.3}), mean difference {:+.4}.{few}",
         found.psi, found.ks.statistic, found.ks.p, found.mean_difference
     )
 }
