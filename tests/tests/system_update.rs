@@ -225,7 +225,8 @@ fn the_box_restarts_in_its_window_only_unless_told_otherwise() {
     assert!(place.system(&["status"]).contains("waits for its window"));
     place.install(&["1.1.0", "--now"]);
     place.wait_for(&["1.1.0 restarting"]);
-    assert!(place.firmware.is_ordered("restart"));
+    // The ledger comes first, then the order.
+    place.daemon.wait_for("the order", 10, |_| place.firmware.is_ordered("restart").then_some(()));
 }
 
 #[test]
