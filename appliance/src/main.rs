@@ -100,3 +100,13 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn every_verb_s_arguments_are_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

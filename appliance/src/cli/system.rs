@@ -76,6 +76,7 @@ enum Command {
         #[command(flatten)]
         site: SiteArg,
         /// The version [default: the newest that was offered].
+        #[arg(id = "image", value_name = "VERSION")]
         version: Option<manifest::Version>,
         /// Who asks.
         #[arg(long, value_name = "NAME")]
