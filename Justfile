@@ -18,7 +18,7 @@ demo *ARGS: parts build
 [positional-arguments]
 test *ARGS: parts peers
     cargo build --workspace --all-targets
-    @echo "test: SKIPPED, being slow: the long crash tests (./justw soak, ./justw model-soak), 120 s of abuse (./justw abuse), 200 power cuts (./justw power-cut), packing 2 GB (cargo nextest run -p lightbox-models --run-ignored all), fuzzing (./justw fuzz-ci; not part of .ci/run yet)"
+    @echo "test: SKIPPED, being slow: the long crash tests (./justw soak, ./justw model-soak), 120 s of abuse (./justw abuse), 200 power cuts (./justw power-cut), packing 2 GB (cargo nextest run -p lightbox-models --run-ignored all), fuzzing (./justw fuzz-ci), the firmware image (./justw image-ci; all of it: ./justw image-test)"
     cargo nextest run --workspace --no-fail-fast "$@"
     cargo nextest run -p lightbox-models --features pkcs11 --test token
 

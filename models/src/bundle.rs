@@ -13,6 +13,7 @@ use crate::manifest::{
     File as Listed, Golden, Label, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, Precision, Role, is_inside,
 };
 use crate::network::{self, NetworkError};
+use crate::pack::Progress;
 use crate::plain;
 use crate::problem::Problem;
 
@@ -126,6 +127,11 @@ impl Bundle {
     /// Opens a folder: reads and checks `manifest.toml`, hashes every listed file, refuses
     /// symbolic links and anything that is not listed. Files are hashed as a stream.
     pub fn open(folder: &Path) -> Result<Bundle, BundleError> {
+        Bundle::open_shown(folder, &mut |_| {})
+    }
+
+    /// As [`Bundle::open`], telling how far the hashing is.
+    pub fn open_shown(folder: &Path, shown: &mut dyn FnMut(Progress)) -> Result<Bundle, BundleError> {
         let path = folder.join(MANIFEST_NAME);
         let mut bytes = Vec::new();
         open_plain(&path)?
@@ -140,8 +146,12 @@ impl Bundle {
             return Err(refused);
         }
 
+        let (mut done, total) = (0, manifest.bytes());
         for file in &manifest.file {
-            check_file(folder, Some(&manifest), file)?;
+            check_file(folder, Some(&manifest), file, &mut |count| {
+                done += count;
+                shown(Progress { done, total });
+            })?;
         }
         let digest = digest(&bytes, &manifest);
         Ok(Bundle { folder: folder.to_owned(), manifest, digest })
@@ -149,7 +159,12 @@ impl Bundle {
 
     /// Everything that is wrong with a folder, for whoever makes it; none where [`Bundle::open`] takes it.
     pub fn problems(folder: &Path) -> Vec<BundleError> {
-        let first = match Bundle::open(folder) {
+        Bundle::problems_shown(folder, &mut |_| {})
+    }
+
+    /// As [`Bundle::problems`], telling how far the hashing is.
+    pub fn problems_shown(folder: &Path, shown: &mut dyn FnMut(Progress)) -> Vec<BundleError> {
+        let first = match Bundle::open_shown(folder, shown) {
             Ok(_) => return Vec::new(),
             Err(first) => first,
         };
@@ -172,7 +187,9 @@ impl Bundle {
             problems.into_iter().map(|problem| BundleError::Manifest(Box::new(problem))).collect();
         found.extend(unlisted(folder, &files));
         let manifest = toml::from_str::<Manifest>(&text).ok();
-        found.extend(files.iter().filter_map(|file| check_file(folder, manifest.as_ref(), file).err()));
+        found.extend(
+            files.iter().filter_map(|file| check_file(folder, manifest.as_ref(), file, &mut |_| {}).err()),
+        );
         if found.is_empty() {
             found.push(first);
         }
@@ -266,7 +283,13 @@ pub(crate) fn digest(manifest_bytes: &[u8], manifest: &Manifest) -> String {
 }
 
 /// Compares a file with the manifest; what is parsed is parsed from the very bytes that were hashed.
-fn check_file(folder: &Path, manifest: Option<&Manifest>, file: &Listed) -> Result<(), BundleError> {
+/// `count` hears of the bytes that are read.
+fn check_file(
+    folder: &Path,
+    manifest: Option<&Manifest>,
+    file: &Listed,
+    count: &mut dyn FnMut(u64),
+) -> Result<(), BundleError> {
     let path =
         plain::below(folder, &file.path).map_err(|_| BundleError::NotPlain(folder.join(&file.path)))?;
     if let (true, Some(manifest)) = (contents::is_parsed(file.role), manifest) {
@@ -277,7 +300,7 @@ fn check_file(folder: &Path, manifest: Option<&Manifest>, file: &Listed) -> Resu
             remedy,
         });
     }
-    let mut input = Hashed::new(open_plain(&path)?.take(file.size.saturating_add(1)));
+    let mut input = Hashed::new(open_plain(&path)?.take(file.size.saturating_add(1)), count);
     let walked = match file.role {
         Role::Network | Role::NetworkFp16 => network::examine(&mut input),
         _ => Ok(()),
@@ -289,23 +312,25 @@ fn check_file(folder: &Path, manifest: Option<&Manifest>, file: &Listed) -> Resu
 }
 
 /// Hashes what is read through it.
-struct Hashed<R> {
+struct Hashed<'a, R> {
     input: R,
     hasher: Sha256,
     length: u64,
+    count: &'a mut dyn FnMut(u64),
 }
 
-impl<R> Hashed<R> {
-    fn new(input: R) -> Self {
-        Hashed { input, hasher: Sha256::new(), length: 0 }
+impl<'a, R> Hashed<'a, R> {
+    fn new(input: R, count: &'a mut dyn FnMut(u64)) -> Self {
+        Hashed { input, hasher: Sha256::new(), length: 0, count }
     }
 }
 
-impl<R: Read> Read for Hashed<R> {
+impl<R: Read> Read for Hashed<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.input.read(into)?;
         self.hasher.update(&into[..count]);
         self.length += count as u64;
+        (self.count)(count as u64);
         Ok(count)
     }
 }

@@ -174,7 +174,7 @@ impl Args {
                 let parts = Parts { folder: folder.clone(), onnx, onnx_fp16, golden, decisions };
                 let done = scaffold::new(&parts, engine.as_mut(), &made)?;
                 done.iter().for_each(|line| println!("{}", plain(line)));
-                let left = check::folder(&folder, None).len();
+                let left = check::folder(&folder, None, &mut |_| {}).len();
                 println!("{}: made", folder.display());
                 if left > 0 {
                     println!(
@@ -239,7 +239,10 @@ fn doubts(manifest: &Manifest, path: &Path, text: &str) {
 /// Prints every problem; whether there is none.
 fn checked(folder: &Path, engine: EngineArg) -> anyhow::Result<bool> {
     let mut engine = engine.find()?;
-    let problems = check::folder(folder, engine.as_mut());
+    let mut bar = Bar::new("checking");
+    let problems =
+        check::folder(folder, engine.as_mut(), &mut |Progress { done, total }| bar.at(done, total));
+    bar.finish();
     problems.iter().for_each(|problem| eprintln!("{}", plain(problem)));
     if let Ok((text, manifest)) = vendor::rough(folder) {
         doubts(&manifest, &folder.join(MANIFEST_NAME), &text);

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use lightbox_models::draft::UNDECIDED;
 use lightbox_models::manifest::{Layout, MANIFEST_NAME, Manifest, Resize, Role};
+use lightbox_models::pack::Progress;
 use lightbox_models::{Bundle, BundleError};
 
 use super::{golden, rough};
@@ -11,9 +12,13 @@ use crate::infer::engine::{Engine as _, RunLimits};
 use crate::infer::onnx::{OnnxEngine, Outlets};
 
 /// The problems of a folder, each with file, line and key where there are such, and remedy. With an
-/// engine, the network is compared with the manifest, and the golden cases are run.
-pub fn folder(folder: &Path, engine: Option<&mut OnnxEngine>) -> Vec<String> {
-    let mut found: Vec<String> = Bundle::problems(folder).iter().map(told).collect();
+/// engine, the network is compared with the manifest, and the golden cases are run. `shown` hears how far the hashing is.
+pub fn folder(
+    folder: &Path,
+    engine: Option<&mut OnnxEngine>,
+    shown: &mut dyn FnMut(Progress),
+) -> Vec<String> {
+    let mut found: Vec<String> = Bundle::problems_shown(folder, shown).iter().map(told).collect();
     for path in texts(folder) {
         // What leads out of the folder is told by the bundle's own check.
         if let Ok(path) = super::below(folder, &path) {

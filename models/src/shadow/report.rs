@@ -57,7 +57,10 @@ pub(super) fn agreement(found: &Comparison) -> String {
 pub(super) fn drift(found: &Comparison) -> String {
     // Of few studies most of the index' bins hold one or none, and it is large for scores that hardly differ.
     let few = if found.flips.total() < STUDIES_FOR_INDEX {
-        format!(" Of {} studies the stability index says little: look at the mean difference.", found.flips.total())
+        format!(
+            " Of {} studies the stability index says little: look at the mean difference.",
+            found.flips.total()
+        )
     } else {
         String::new()
     };

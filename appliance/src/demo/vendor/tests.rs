@@ -125,7 +125,10 @@ fn version_2_is_inside_the_plan_and_version_3_outside() {
         scores.len() == 2 && near(&scores[0], 850.0 / 990.0) && near(&scores[1], 500.0 / 990.0),
         "{scores:?}"
     );
-    assert_eq!(crate::vendor::check::folder(v2.folder(), Some(&mut engine)), Vec::<String>::new());
+    assert_eq!(
+        crate::vendor::check::folder(v2.folder(), Some(&mut engine), &mut |_| {}),
+        Vec::<String>::new()
+    );
 
     let plan = plan(&v1, &set(&v1).unwrap(), &Duties::default(), now()).unwrap();
     let evidence = before_any_run("09521234543213", now().unix_timestamp());
