@@ -120,6 +120,21 @@ pub fn booted(efivars: &Path) -> Result<EntryName, BootEntryError> {
     EntryName::parse(name).ok_or_else(|| BootEntryError::Name(name.to_owned()))
 }
 
+/// The entries on the EFI system partition that is mounted there, by name. What power cuts left empty is none.
+pub fn all(esp: &Path) -> Result<Vec<EntryName>, BootEntryError> {
+    let folder = esp.join("EFI/Linux");
+    let failed = |source| BootEntryError::Io { path: folder.clone(), operation: "reading", source };
+    let mut found = Vec::new();
+    for file in fs::read_dir(&folder).map_err(failed)? {
+        let file = file.map_err(failed)?;
+        if file.metadata().map_err(failed)?.len() > 0 {
+            found.extend(file.file_name().to_str().and_then(EntryName::parse));
+        }
+    }
+    found.sort_by(|one, other| one.stem.cmp(&other.stem));
+    Ok(found)
+}
+
 /// Gives the entry that this system was started from a full counter; yields its file name. Doing it again changes
 /// nothing.
 ///

@@ -13,7 +13,7 @@ import time
 from . import disk, machine, trees
 from .build import Build, sha256
 from .fast import SECTOR, flip
-from .inspection import inspect
+from .inspection import audit_log, inspect, reasons
 from .keys import Keys
 from .machine import Machine
 from .peers import Modality, Pacs, phantom
@@ -258,11 +258,17 @@ class Boot:
             after = box.seconds()
             panics = len(re.findall(PANIC, box.text()))
             box.wait(rf"blessed: lightbox_{re.escape(older.version)}\+3", 60)
+            damaged = f"lightbox_{self.build.version} was started {disk.TRIES} times"
+
+            def says_why():
+                return [one for one in reasons(audit_log(self.keys, box, self.work / "audit"), "system-started") if damaged in one]
+
+            why = wait_until(says_why, 60, "the audit log to say why the other slot runs")
         entries = self.entries(box.disk)
         expect(panics == disk.TRIES, f"{panics} panics instead of {disk.TRIES}")
         wanted = [facts["entry"], self.summary["entry"].replace("+3", "+0-3")]
         expect(entries == wanted, f"entries: {entries}")
-        return f"{panics} panics, then {older.version} healthy after {after} s on the same data; entries {', '.join(entries)}"
+        return f"{panics} panics, then {older.version} healthy after {after} s on the same data; entries {', '.join(entries)}; audit log: {why[0]}"
 
     def foreign_data(self):
         """A data partition that this machine's TPM does not open is refused, not formatted."""

@@ -1,4 +1,4 @@
-"""The signed report of a running machine, checked as anybody may check it: from outside, by `lightbox inspect verify`."""
+"""What a running machine says of itself, checked as anybody may check it, from outside: its signed report, its audit log."""
 
 import json
 import secrets
@@ -47,3 +47,28 @@ def inspect(build, keys, box, folder):
     return (f"{len(found['checks']) - 1} of {len(found['checks'])} checks good, the other says that it is a test image; "
             f"{len(facts['listeners'])} sockets, {len(facts['units'])} units, {len(facts['mounts'])} mounts, "
             f"PCR 11 {facts['registers']['11'][:12]}")
+
+
+def audit_log(keys, box, folder, before=None):
+    """The machine's audit log, whole by its own key's signature; `before`: one fetched earlier, of which nothing may be
+    changed or gone. Yields the records by their numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key, log = folder / "device.pub", folder / "audit.jsonl"
+    fetched = fetch(keys, box, "/system/device.pub")
+    expect(before is None or key.read_bytes() == fetched, "the device has another key")
+    key.write_bytes(fetched)
+    log.write_bytes(fetch(keys, box, "/system/audit.jsonl"))
+    said = run([LIGHTBOX, "audit", "verify-file", log, "--public-key", key], check=False)
+    expect(said.returncode == 0, f"the audit log is broken: {said.stdout} {said.stderr}")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    records = {line["record"]["record"]["seq"]: line["record"] for line in lines if "record" in line}
+    expect(records, "the audit log is empty")
+    for number, record in (before or {}).items():
+        expect(records.get(number) == record, f"record {number} of the audit log is changed or gone")
+    return records
+
+
+def reasons(records, event):
+    """What the records of an event say of why."""
+    found = [one["record"] for one in records.values() if one["record"]["event"] == event]
+    return [json.loads(one["detail"]).get("reason") or "" for one in found]

@@ -191,12 +191,13 @@ class Machine:
 
 
 def wait_until(done, seconds, what):
-    """Waits for a condition of this machine."""
+    """Waits for a condition of this machine; yields it."""
     until = time.monotonic() + seconds
-    while not done():
+    while not (found := done()):
         if time.monotonic() > until:
             raise Failed(f"waited {seconds} s in vain for {what}")
         time.sleep(0.1)
+    return found
 
 
 def kvm_works(tools):

@@ -14,7 +14,7 @@ import subprocess
 from . import build, disk
 from .build import Build, sha256
 from .fast import SECTOR, root_of
-from .inspection import fetch
+from .inspection import audit_log, fetch, reasons
 from .machine import wait_until
 from .peers import Modality, Pacs, phantom
 from .place import OUT, Failed, fresh, recipe, run, say
@@ -104,6 +104,7 @@ class Updates:
             box.wait(blessed(before), START)
             good = box.seconds()
             box.wait(r"floor 1:", 60)
+            early = audit_log(self.keys, box, self.work / "audit")
             # On its way in while the box fetches and writes; its report must not get lost over the restart.
             count = Modality(self.keys, box.dicom).store(phantom(self.work / "phantom", 11))
             progress = self.page_says(box, rf"{re.escape(NEXT)} (fetching|writing|ready)[^.]*", 300)
@@ -118,11 +119,12 @@ class Updates:
             says = self.page_says(box, rf"{re.escape(NEXT)} installed")
             studies = self.page(box, "/studies")
             expect("done" in studies, f"the study is not in the ledger: {studies[:400]}")
+            self.records = audit_log(self.keys, box, self.work / "audit", before=early)
         self.boot.keep(box, "updated")
         entries = self.boot.entries(box.disk)
         expect(entries == [f"lightbox_{before}+3.efi", f"lightbox_{NEXT}+3.efi"], f"entries: {entries}")
         return (f"{before} blessed after {good} s, {NEXT} in its slot after {in_slot} s, blessed after {after} s; "
-                f"{count} images sent meanwhile, their SR came; page: {progress} … {says}; floor 1")
+                f"{count} images sent meanwhile, their SR came; page: {progress} … {says}; floor 1; audit log whole, {len(early)} then {len(self.records)} records")
 
     def fall_back(self):
         """v2 takes v3, which is broken: three tries, then v2 again by itself; v3 is not tried again."""
@@ -141,6 +143,9 @@ class Updates:
             box.wait(r"floor 2:", 60)
             console = box.wait(r"FELL BACK: [^\n]*", 60)[0].strip()
             says = self.page_says(box, rf"fell back from {re.escape(BROKEN)}[^;]*")
+            records = audit_log(self.keys, box, self.work / "audit", before=self.records)
+            why = [one for one in reasons(records, "system-update") if "came back from" in one]
+            expect(why, "the audit log does not say that the box fell back")
             box.mark()
             # Longer than the box takes to look at the stick again.
             wait_until(lambda: box.seconds() > after + 90, 120, "the next look at the stick")
@@ -148,7 +153,7 @@ class Updates:
         self.boot.keep(box, "fell-back")
         entries = self.boot.entries(box.disk)
         expect(entries == [f"lightbox_{NEXT}+3.efi", f"lightbox_{BROKEN}+0-3.efi"], f"entries: {entries}")
-        return f"{tries} tries of {BROKEN}, then {NEXT} blessed after {after} s; console: {console}; page: {says}; not tried again; floor 2"
+        return f"{tries} tries of {BROKEN}, then {NEXT} blessed after {after} s; console: {console}; page: {says}; not tried again; floor 2; audit log whole, {len(records)} records, and says so"
 
     def floor(self):
         """The first image, signed and whole, below the floor: refused before the data is opened, on every try."""
@@ -263,7 +268,8 @@ class Updates:
                 box.start()
                 box.wait(blessed(version), START)
                 told.append(f"{version} after {box.seconds()} s")
-        return f"{len(told)} booted: {', '.join(told)}"
+                audit_log(self.keys, box, self.work / f"audit-{number}")
+        return f"{len(told)} booted, each with its audit log whole: {', '.join(told)}"
 
 
 CHECKS = (

@@ -74,6 +74,7 @@ impl Firmware {
         for name in ["state", "orders", "esp/EFI/Linux"] {
             fs::create_dir_all(machine.at(name)).expect("made");
         }
+        fs::write(machine.at("boot-id"), "1").expect("written");
         machine.runs("1.0.0");
         machine.passes_its_gate("1.0.0");
         fs::write(
@@ -120,6 +121,16 @@ impl Firmware {
 
     /// What the image's own unit does after a good start.
     pub fn passes_its_gate(&self, version: &str) {
+        self.starts(version, serde_json::json!([]));
+    }
+
+    /// The same, with what stands on the EFI system partition beside it.
+    pub fn starts(&self, version: &str, others: serde_json::Value) {
+        let boot = fs::read_to_string(self.at("boot-id")).expect("read");
+        let start = serde_json::json!({
+            "boot": boot, "entry": format!("lightbox_{version}"), "failed": 0, "others": others,
+        });
+        fs::write(self.at("state/start"), start.to_string()).expect("written");
         fs::write(self.at("state/blessed"), format!("lightbox_{version}\n")).expect("written");
     }
 
@@ -184,6 +195,7 @@ impl Firmware {
         site.environment = vec![
             ("LIGHTBOX_OS_RELEASE".into(), self.at("os-release")),
             ("LIGHTBOX_SYSTEM_STATE".into(), self.at("state")),
+            ("LIGHTBOX_BOOT_ID".into(), self.at("boot-id")),
         ];
         site.text(&format!(
             "[system]\nroot = {:?}\nrepository = {:?}\nfolder = {:?}\n{more}",
@@ -224,9 +236,24 @@ impl Firmware {
         self.at("orders").join(name).exists()
     }
 
-    /// Takes the order to restart, as the image's unit does just before.
+    /// Takes the order to restart, as the image's unit does just before, and is another start of the machine.
     #[track_caller]
     pub fn restarts(&self) {
+        self.loses_its_order();
+        self.is_started_anew();
+    }
+
+    /// Another start of the machine.
+    #[track_caller]
+    pub fn is_started_anew(&self) {
+        let boot = self.at("boot-id");
+        let before = fs::read_to_string(&boot).expect("read");
+        fs::write(boot, format!("{before}+")).expect("written");
+    }
+
+    /// The order to restart is gone, and the machine still runs.
+    #[track_caller]
+    pub fn loses_its_order(&self) {
         fs::remove_file(self.at("orders/restart")).expect("an order to restart");
     }
 

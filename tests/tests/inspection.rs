@@ -82,6 +82,28 @@ fn a_report_is_genuine_for_its_nonce_and_its_device_only() {
 }
 
 #[test]
+fn the_audit_log_comes_over_the_page_and_verifies_elsewhere() {
+    let scene = Scene::start();
+    let key = scene.save("/system/device.pub", "device.pub");
+    let log = scene.save("/system/audit.jsonl", "audit.jsonl");
+    let verify = |log: &PathBuf| {
+        let mut command = Command::new(lightbox());
+        run(command.args(["audit", "verify-file"]).arg(log).arg("--public-key").arg(&key).arg("--json"))
+    };
+    let said = verify(&log);
+    assert_eq!(said.code, Some(0), "{}", said.all());
+    let records = scene.daemon.ledger().number("SELECT count(*) FROM audit");
+    assert!(records > 1 && said.out.contains(&records.to_string()), "{records}: {}", said.out);
+
+    let text = fs::read_to_string(&log).expect("read");
+    assert!(text.contains("export-audit"), "the export itself is on record");
+    let half = scene.hospital.folder().join("half.jsonl");
+    fs::write(&half, &text[..=text[..text.len() / 2].rfind('\n').expect("lines")]).expect("written");
+    let said = verify(&half);
+    assert_eq!(said.code, Some(3), "half a log is no whole one: {}", said.all());
+}
+
+#[test]
 fn two_reports_say_what_changed_and_the_page_shows_what_is() {
     let scene = Scene::start();
     let key = scene.save("/system/device.pub", "device.pub");

@@ -139,6 +139,12 @@ fn a_box_that_came_back_says_so_and_does_not_try_again_by_itself() {
     // A daemon that dies before the machine has restarted is no fall.
     place.restart();
     assert_eq!(place.states(), ["1.1.0 restarting"]);
+    // Nor one that died before it gave the order: it gives it again.
+    place.daemon.wait_for("the order", 10, |_| place.firmware.is_ordered("restart").then_some(()));
+    place.firmware.loses_its_order();
+    place.restart();
+    place.daemon.wait_for("the order", 10, |_| place.firmware.is_ordered("restart").then_some(()));
+    assert_eq!(place.states(), ["1.1.0 restarting"]);
     place.firmware.restarts();
     place.restart();
     place.wait_for(&["1.1.0 fell-back"]);
@@ -153,6 +159,35 @@ fn a_box_that_came_back_says_so_and_does_not_try_again_by_itself() {
     place.until_written();
     place.firmware.write_slot().ok("write-slot again");
     place.wait_for(&["1.1.0 restarting"]);
+}
+
+#[test]
+fn each_start_of_the_machine_is_on_record_with_what_went_wrong_before_it() {
+    let mut place = Box::start("");
+    let starts = |place: &Box, count: usize| {
+        place.daemon.wait_for("the records", 10, |ledger| {
+            let records = ledger.audit("system-started");
+            (records.len() >= count).then_some(records)
+        })
+    };
+    let first = starts(&place, 1).pop().expect("a record");
+    assert_eq!((first.detail["entry"].as_str(), first.outcome.as_str()), (Some("lightbox_1.0.0"), "success"));
+
+    // The slot beside it was tried until its counter was used up.
+    place.firmware.is_started_anew();
+    let damaged = serde_json::json!([{ "name": "lightbox_1.1.0", "left": 0, "failed": 3 }]);
+    place.firmware.starts("1.0.0", damaged);
+    place.restart();
+    let second = starts(&place, 2).pop().expect("a record");
+    let reason = second.detail["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("lightbox_1.1.0 was started 3 times"), "{reason}");
+    assert_eq!(second.outcome, "serious");
+    assert!(place.page().contains("lightbox_1.1.0 was started 3 times"), "{}", place.page());
+
+    // The daemon alone is no start of the machine.
+    place.restart();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(starts(&place, 2).len(), 2);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! the device's public key.
 
 use std::io::{BufRead, Write};
+use std::ops::RangeInclusive;
 
 use lightbox_bootstrap::identity::PublicKey;
 use rusqlite::{Connection, OptionalExtension};
@@ -9,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::chain::{Broken, Checkpoint, Record, Verifier, hex, unhex};
+
+/// Records in one part of an export.
+const PART_RECORDS: i64 = 1000;
 
 /// The log could not be verified or exported.
 #[derive(Debug, Error)]
@@ -66,14 +70,17 @@ fn signed(connection: &Connection) -> rusqlite::Result<(Vec<Checkpoint>, Option<
     Ok((checkpoints, head))
 }
 
-/// Goes through the records in the order in which they are kept.
+/// Goes through the records with these numbers, in the order in which they are kept.
 fn each_record(
     connection: &Connection,
+    numbers: RangeInclusive<i64>,
     mut take: impl FnMut(Record, Vec<u8>) -> Result<(), AuditError>,
 ) -> Result<(), AuditError> {
-    let mut statement = connection
-        .prepare("SELECT seq, at, boot, event, outcome, subject, detail, hash FROM audit ORDER BY seq")?;
-    let mut rows = statement.query([])?;
+    let mut statement = connection.prepare_cached(
+        "SELECT seq, at, boot, event, outcome, subject, detail, hash FROM audit
+         WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq",
+    )?;
+    let mut rows = statement.query([numbers.start(), numbers.end()])?;
     while let Some(row) = rows.next()? {
         let record = Record {
             seq: row.get(0)?,
@@ -95,7 +102,7 @@ pub fn verify(connection: &Connection, key: PublicKey) -> Result<i64, AuditError
     let snapshot = connection.unchecked_transaction()?;
     let (checkpoints, head) = signed(&snapshot)?;
     let mut verifier = Verifier::new(key, checkpoints, head);
-    each_record(&snapshot, |record, hash| Ok(verifier.record(&record, &hash)?))?;
+    each_record(&snapshot, i64::MIN..=i64::MAX, |record, hash| Ok(verifier.record(&record, &hash)?))?;
     Ok(verifier.finish()?)
 }
 
@@ -109,21 +116,44 @@ pub fn check_head(connection: &Connection, key: &PublicKey) -> Result<(), AuditE
     }
 }
 
+/// An export that is written part by part, each with a read of its own, so that whoever takes it slowly holds nothing up
+/// in the ledger. It ends with the record that was the last one when it began: earlier ones do not change any more.
+#[derive(Debug, Default)]
+pub struct Export {
+    /// Numbers of the records that are still to be written; `None` before the first part.
+    left: Option<RangeInclusive<i64>>,
+}
+
+impl Export {
+    /// Writes the next part; `false` once there is none.
+    pub fn part(&mut self, connection: &Connection, out: &mut impl Write) -> Result<bool, AuditError> {
+        let mut line = |line: &Line| -> Result<(), AuditError> {
+            serde_json::to_writer(&mut *out, line).map_err(std::io::Error::from)?;
+            Ok(out.write_all(b"\n")?)
+        };
+        let Some(left) = self.left.take() else {
+            let snapshot = connection.unchecked_transaction()?;
+            let (checkpoints, head) = signed(&snapshot)?;
+            checkpoints.into_iter().map(Line::Checkpoint).try_for_each(|one| line(&one))?;
+            head.map(Line::Head).iter().try_for_each(&mut line)?;
+            let numbers = "SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM audit";
+            self.left = Some(snapshot.query_row(numbers, [], |row| Ok(row.get(0)?..=row.get(1)?))?);
+            return Ok(true);
+        };
+        let last = left.start().saturating_add(PART_RECORDS - 1).min(*left.end());
+        each_record(connection, *left.start()..=last, |content, hash| {
+            line(&Line::Record { content, hash: hex(&hash) })
+        })?;
+        self.left = Some(last.saturating_add(1)..=*left.end());
+        Ok(last < *left.end())
+    }
+}
+
 /// Writes the chain as JSON lines: checkpoints, head, records.
 pub fn export(connection: &Connection, out: &mut impl Write) -> Result<(), AuditError> {
-    let snapshot = connection.unchecked_transaction()?;
-    let (checkpoints, head) = signed(&snapshot)?;
-    let mut line = |line: &Line| -> Result<(), AuditError> {
-        serde_json::to_writer(&mut *out, line).map_err(std::io::Error::from)?;
-        Ok(out.write_all(b"\n")?)
-    };
-    for checkpoint in checkpoints {
-        line(&Line::Checkpoint(checkpoint))?;
-    }
-    if let Some(head) = head {
-        line(&Line::Head(head))?;
-    }
-    each_record(&snapshot, |content, hash| line(&Line::Record { content, hash: hex(&hash) }))
+    let mut export = Export::default();
+    while export.part(connection, out)? {}
+    Ok(())
 }
 
 /// Verifies an export, offline; yields the number of records.
@@ -145,4 +175,53 @@ pub fn verify_export(input: impl BufRead, key: PublicKey) -> Result<i64, AuditEr
         }
     }
     Ok(verifier.unwrap_or_else(|| Verifier::new(key, checkpoints, head)).finish()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::audit::{Event, EventKind};
+    use crate::store::fixture::Fixture;
+
+    #[test]
+    fn an_export_in_parts_is_whole_while_the_log_grows() {
+        let fixture = Fixture::new();
+        let append = |count: i64| {
+            fixture
+                .ledger
+                .write_blocking(move |writer| {
+                    let event = |number| Event::new(EventKind::OperatorAction, "a", json!({ "n": number }));
+                    (0..count).try_for_each(|number| writer.audit(&event(number)))
+                })
+                .expect("written");
+        };
+        append(2 * PART_RECORDS + 5);
+        let (mut export, mut text, mut parts) = (Export::default(), Vec::new(), 0);
+        loop {
+            let more = fixture
+                .ledger
+                .read_blocking(|reader| Ok(export.part(reader, &mut text)))
+                .expect("read")
+                .expect("written");
+            parts += 1;
+            append(1);
+            if !more {
+                break;
+            }
+        }
+        let key = fixture.identity.public_key();
+        let records = verify_export(&text[..], key.clone()).expect("whole");
+        assert!(records >= 2 * PART_RECORDS + 5 && records < 2 * PART_RECORDS + 20, "{records}");
+        assert_eq!(parts, 4);
+
+        let mut whole = Vec::new();
+        fixture
+            .ledger
+            .read_blocking(|reader| Ok(super::export(reader, &mut whole)))
+            .expect("read")
+            .expect("written");
+        assert_eq!(verify_export(&whole[..], key).expect("whole"), records + 4);
+    }
 }

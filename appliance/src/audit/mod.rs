@@ -78,6 +78,8 @@ pub enum EventKind {
     /// An image of the firmware went from one state to another: found, written, started, installed, or fallen
     /// back from (110131 software configuration).
     SystemUpdate,
+    /// The machine was started, and the start was good: from which entry, and what went wrong before (110100).
+    SystemStarted,
     /// A notice of recall came, or what it comes to here has changed (110113 where it cannot be obeyed).
     RecallKept,
 }
@@ -117,6 +119,7 @@ impl EventKind {
             EventKind::RepositoryChecked => "repository-checked",
             EventKind::ModelTransition => "model-transition",
             EventKind::SystemUpdate => "system-update",
+            EventKind::SystemStarted => "system-started",
             EventKind::RecallKept => "recall-kept",
         }
     }

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use lightbox_bootstrap::boot_entry;
+use lightbox_bootstrap::boot_entry::{self, EntryName};
 
-use crate::system::System;
 use crate::system::manifest::Version;
-use crate::system::orders::{Orders, STATE, Standing};
+use crate::system::orders::{Entry, Orders, STATE, Standing, Start};
+use crate::system::{System, boot_id};
 
 /// Where EFI variables are.
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
@@ -36,9 +36,9 @@ enum Command {
         /// Where EFI variables are.
         #[arg(long, value_name = "FOLDER", default_value = EFIVARS)]
         efivars: PathBuf,
-        /// Where to leave the entry's name, for those who may not look at the partition.
-        #[arg(long, value_name = "FILE")]
-        note: Option<PathBuf>,
+        /// Where to leave what is on the partition, for those who may not look at it.
+        #[arg(long, value_name = "FOLDER")]
+        state: Option<PathBuf>,
     },
     /// One line: name and flavour of the system, its boot entry, Secure Boot, the root's hash.
     Status {
@@ -52,16 +52,30 @@ impl Args {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Bless { esp, efivars, note } => {
+            Command::Bless { esp, efivars, state } => {
                 println!("blessed: {}", boot_entry::bless(&esp, &efivars)?);
-                if let Some(note) = note {
-                    let stem = boot_entry::booted(&efivars)?.stem;
-                    fs::write(&note, format!("{stem}\n")).with_context(|| note.display().to_string())?;
+                if let Some(state) = state {
+                    let booted = boot_entry::booted(&efivars)?;
+                    let start = start(&booted, boot_entry::all(&esp)?);
+                    let told = || state.display().to_string();
+                    Orders::new(&state, &state).started(&start).with_context(told)?;
+                    fs::write(state.join("blessed"), format!("{}\n", booted.stem)).with_context(told)?;
                 }
             }
             Command::Status { efivars } => println!("{}", status(&efivars)),
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `booted`: the entry with the counter that it had after this start was counted.
+fn start(booted: &EntryName, entries: Vec<EntryName>) -> Start {
+    let others = entries.into_iter().filter(|one| !one.stem.eq_ignore_ascii_case(&booted.stem));
+    Start {
+        boot: boot_id(),
+        entry: booted.stem.clone(),
+        failed: booted.done.saturating_sub(1),
+        others: others.map(|one| Entry { name: one.stem, left: one.left, failed: one.done }).collect(),
     }
 }
 

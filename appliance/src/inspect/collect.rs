@@ -53,6 +53,7 @@ impl Machine {
             listeners: network::collect(self, &processes.sockets, &mut unseen),
             mounts,
             units: processes.units,
+            unread_processes: processes.unread,
             modules: self.modules(&mut unseen),
             unseen: unseen.0,
         }

@@ -26,6 +26,9 @@ pub struct Facts {
     pub mounts: Vec<Mount>,
     /// What runs, by unit.
     pub units: BTreeMap<String, Unit>,
+    /// Processes that were there and could not be read: of which unit they are is not known.
+    #[serde(default)]
+    pub unread_processes: u32,
     /// Kernel modules.
     pub modules: Vec<String>,
     /// What could not be seen, and why.

@@ -67,8 +67,8 @@ pub fn judge(report: &Report, wanted: &Wanted) -> Vec<Check> {
         ("slots", slots(report)),
         ("rollback floor", floor(report)),
         ("ports", ports(report)),
-        ("programs", programs(&facts.units)),
-        ("sandboxes", sandboxes(&facts.units)),
+        ("programs", programs(&facts.units, facts.unread_processes)),
+        ("sandboxes", sandboxes(&facts.units, facts.unread_processes)),
         ("mounts", mounts(&facts.mounts)),
     ];
     checks.into_iter().map(|(name, (verdict, note))| Check { name, verdict, note }).collect()
@@ -255,6 +255,9 @@ fn ports(report: &Report) -> Judged {
         // The page over which this was asked for has at least one.
         return unknown("no listening socket was seen");
     }
+    // Without one of the kernel's tables, what is in the others is not all there is.
+    let table = |line: &&String| line.contains("/net/tcp") || line.contains("/net/udp");
+    let unseen = facts.unseen.iter().find(table);
     let mut wrong = Vec::new();
     let mut unowned = 0;
     for one in &outside {
@@ -266,13 +269,16 @@ fn ports(report: &Report) -> Judged {
             Some(unit) => wrong.push(format!("{unit} listens on {protocol} {}:{port}", one.address)),
         }
     }
+    if let Some(unseen) = unseen.filter(|_| wrong.is_empty()) {
+        return unknown(format!("not all sockets were seen: {unseen}"));
+    }
     if wrong.is_empty() && unowned > 0 {
         return unknown(format!("whose {unowned} of {} listening sockets are was not seen", outside.len()));
     }
     none_of(wrong, format!("{} open to the network, all of them the daemon's own or DHCP", outside.len()))
 }
 
-fn programs(units: &BTreeMap<String, Unit>) -> Judged {
+fn programs(units: &BTreeMap<String, Unit>, unread: u32) -> Judged {
     if units.is_empty() {
         return unknown("no processes seen");
     }
@@ -284,6 +290,9 @@ fn programs(units: &BTreeMap<String, Unit>) -> Judged {
             format!("{name} runs {}, not all of it from the root file system", programs.join(", "))
         })
         .collect();
+    if wrong.is_empty() && unread > 0 {
+        return unknown(format!("{unread} processes could not be read"));
+    }
     let hidden = units.values().filter(|unit| unit.on_root.is_none()).count();
     if wrong.is_empty() && hidden > 0 {
         return unknown(format!("those of {hidden} of {} units were not seen", units.len()));
@@ -296,7 +305,7 @@ fn is_system(name: &str) -> bool {
     name == "init.scope" || (name.starts_with("systemd-") && name.ends_with(".service"))
 }
 
-fn sandboxes(units: &BTreeMap<String, Unit>) -> Judged {
+fn sandboxes(units: &BTreeMap<String, Unit>, unread: u32) -> Judged {
     if !units.contains_key(DAEMON) {
         return unknown(format!("{DAEMON} was not seen"));
     }
@@ -323,6 +332,9 @@ fn sandboxes(units: &BTreeMap<String, Unit>) -> Judged {
         if !lacks.is_empty() {
             wrong.push(format!("{name} {}", lacks.join(", ")));
         }
+    }
+    if wrong.is_empty() && unread > 0 {
+        return unknown(format!("{unread} processes could not be read"));
     }
     let system = units.keys().filter(|name| is_system(name)).count();
     none_of(

@@ -642,6 +642,18 @@ CREATE TABLE system_requests (              -- looks that somebody asks for
     outcome         TEXT NOT NULL DEFAULT ''
 );
 "#,
+    // A daemon that was started again on a machine that was not; starts of the machine.
+    r#"
+ALTER TABLE system_versions ADD COLUMN boot TEXT NOT NULL DEFAULT ''; -- the kernel's boot_id when the restart was ordered
+
+CREATE TABLE system_starts (                -- starts of the machine that passed their health gate
+    id              INTEGER PRIMARY KEY,
+    boot            TEXT NOT NULL UNIQUE,   -- the kernel's boot_id
+    at              INTEGER NOT NULL,
+    entry           TEXT NOT NULL,          -- the boot entry: lightbox_1.2.0
+    trouble         TEXT NOT NULL           -- what went wrong before it, for people; empty: nothing
+);
+"#,
 ];
 
 /// In the SQL of a migration that releases before it could not work with: they refuse such a ledger. A migration that only

@@ -8,6 +8,7 @@ use super::ledger::{LedgerError, Writer, json_column};
 use super::models::{Request, Trust};
 use crate::audit::{Event, EventKind, Outcome};
 use crate::system::manifest::Manifest;
+use crate::system::orders::Start;
 
 /// Where an image stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -105,6 +106,8 @@ pub struct Version {
     pub dates_by: String,
     /// When it was in its slot.
     pub ready_at: Option<i64>,
+    /// The kernel's `boot_id` when the restart into it was decided; empty before.
+    pub boot: String,
 }
 
 fn row(row: &Row<'_>) -> rusqlite::Result<Version> {
@@ -124,6 +127,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<Version> {
         at_once: row.get(8)?,
         dates_by: row.get(9)?,
         ready_at: row.get(10)?,
+        boot: row.get(11)?,
     })
 }
 
@@ -131,7 +135,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<Version> {
 pub fn versions(reader: &Connection) -> Result<Vec<Version>, LedgerError> {
     Ok(reader
         .prepare_cached(
-            "SELECT id, version, manifest_sha256, manifest, state, since, note, asked_by, at_once, dates_by, ready_at
+            "SELECT id, version, manifest_sha256, manifest, state, since, note, asked_by, at_once, dates_by, ready_at, boot
              FROM system_versions ORDER BY id",
         )?
         .query_map([], row)?
@@ -199,6 +203,57 @@ pub fn go(
     }
     audit(writer, &version.version, version.state.as_str(), to, note, by)?;
     Ok(true)
+}
+
+/// A start of the machine that passed its health gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Started {
+    /// When it was written down.
+    pub at: i64,
+    /// The boot entry.
+    pub entry: String,
+    /// What went wrong before it, for people; empty: nothing.
+    pub trouble: String,
+}
+
+/// Writes a good start down, once.
+pub fn keep_start(writer: &Writer<'_>, start: &Start) -> Result<(), LedgerError> {
+    let trouble = start.trouble();
+    let new = writer.tx().execute(
+        "INSERT OR IGNORE INTO system_starts (boot, at, entry, trouble) VALUES (?1, ?2, ?3, ?4)",
+        params![start.boot, writer.now_ms(), start.entry, trouble.as_deref().unwrap_or_default()],
+    )?;
+    if new == 0 {
+        return Ok(());
+    }
+    let given_up = start.others.iter().any(|one| one.left == Some(0));
+    let outcome = match (given_up, start.failed) {
+        (true, _) => Outcome::Serious,
+        (false, 1..) => Outcome::Minor,
+        (false, 0) => Outcome::Success,
+    };
+    let detail = json!({ "entry": start.entry, "others": start.others, "reason": trouble });
+    writer.audit(&Event::new(EventKind::SystemStarted, "system", detail).with_outcome(outcome))
+}
+
+/// The last good start of the machine; none before the first.
+pub fn last_start(reader: &Connection) -> Result<Option<Started>, LedgerError> {
+    Ok(reader
+        .prepare_cached("SELECT at, entry, trouble FROM system_starts ORDER BY id DESC LIMIT 1")?
+        .query_row([], |row| Ok(Started { at: row.get(0)?, entry: row.get(1)?, trouble: row.get(2)? }))
+        .optional()?)
+}
+
+/// The machine is to restart into an image. `boot`: the kernel's `boot_id`, by which a later start of the daemon knows
+/// whether it did.
+pub fn go_restarting(
+    writer: &Writer<'_>,
+    version: &Version,
+    boot: &str,
+    note: &str,
+) -> Result<bool, LedgerError> {
+    writer.tx().execute("UPDATE system_versions SET boot = ?2 WHERE id = ?1", params![version.id, boot])?;
+    go(writer, version, State::Restarting, note, "box")
 }
 
 /// Says why an image stands where it stands; no step, so nothing for the audit log.

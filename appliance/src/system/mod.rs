@@ -20,8 +20,17 @@ use manifest::{Here, Ledger, Version};
 
 /// Where another file than `/etc/os-release` says what runs: for tests on machines that are no boxes.
 const OS_RELEASE: &str = "LIGHTBOX_OS_RELEASE";
+/// What stands for the kernel's `boot_id`, in the same tests: their machine never restarts.
+const BOOT_ID: &str = "LIGHTBOX_BOOT_ID";
 /// The machine's floor, as the image's units leave it for those who may not ask the TPM.
 const FLOOR: &str = "/run/lightbox-floor";
+
+/// What changes with each start of the machine, and with nothing else; empty where the kernel does not say.
+pub fn boot_id() -> String {
+    let path =
+        std::env::var_os(BOOT_ID).map_or_else(|| "/proc/sys/kernel/random/boot_id".into(), PathBuf::from);
+    std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
 
 /// The running system.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -65,6 +65,48 @@ pub enum Standing {
     Refused,
 }
 
+/// A start that passed its health gate, as the image's unit saw it when it called it good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// The kernel's `boot_id`: a later start is another one.
+    pub boot: String,
+    /// The entry that was started, without its counter: `lightbox_1.2.0`.
+    pub entry: String,
+    /// Starts of it just before this one that nobody has called good.
+    pub failed: u32,
+    /// The other entries.
+    pub others: Vec<Entry>,
+}
+
+/// Another boot entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its name without the counter.
+    pub name: String,
+    /// Tries left; `None` without a counter.
+    pub left: Option<u32>,
+    /// Starts that nobody has called good.
+    pub failed: u32,
+}
+
+impl Start {
+    /// What went wrong before this start; `None` where nothing did.
+    pub fn trouble(&self) -> Option<String> {
+        let given_up = self.others.iter().filter(|one| one.left == Some(0)).map(|one| {
+            format!(
+                "{} was started {} times and never passed its health gate, so {} runs: its slot is damaged, or it is not well here",
+                one.name, one.failed, self.entry
+            )
+        });
+        let before = (self.failed > 0)
+            .then(|| format!("{} was started {} times before without passing it", self.entry, self.failed));
+        let all: Vec<String> = given_up.chain(before).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+}
+
 /// The files of both sides.
 #[derive(Clone, Debug)]
 pub struct Orders {
@@ -129,6 +171,16 @@ impl Orders {
         get(&self.state.join("slot-write")).ok()
     }
 
+    /// Says that this start was good.
+    pub fn started(&self, start: &Start) -> io::Result<()> {
+        put(&self.state, "start", start)
+    }
+
+    /// The last good start; none where nothing was said yet.
+    pub fn last_start(&self) -> Option<Start> {
+        get(&self.state.join("start")).ok()
+    }
+
     /// The slot writer's own record of what it saw of the repository.
     pub fn seen(&self) -> io::Result<Option<String>> {
         match fs::read_to_string(self.state.join("images-seen")) {
@@ -190,6 +242,15 @@ mod tests {
             .expect("linked");
         assert!(orders.waiting_write().is_err());
         assert_eq!((orders.progress(), orders.seen().expect("none")), (None, None));
+        let other = Entry { name: "lightbox_1.2.0".into(), left: Some(0), failed: 3 };
+        let mut start =
+            Start { boot: "b".into(), entry: "lightbox_1.1.0".into(), failed: 0, others: vec![other] };
+        orders.started(&start).expect("said");
+        assert_eq!(orders.last_start().as_ref(), Some(&start));
+        let trouble = start.trouble().expect("trouble");
+        assert!(trouble.starts_with("lightbox_1.2.0 was started 3 times"), "{trouble}");
+        start.others[0].left = Some(3);
+        assert_eq!(start.trouble(), None);
         orders.keep_seen("x").expect("kept");
         assert_eq!(orders.seen().expect("kept").as_deref(), Some("x"));
     }

@@ -132,7 +132,14 @@ impl SystemUpdates {
         let minutes = self.site.file.system.check_minutes;
         let mut due = (minutes > 0).then(Instant::now);
         let mut last: Stamp = None;
+        let mut start_kept = false;
         loop {
+            if !start_kept {
+                match self.keep_start().await {
+                    Ok(kept) => start_kept = kept,
+                    Err(error) => report(Err(error), "this start of the machine cannot be written down"),
+                }
+            }
             match self.ledger.read(system::open_request).await {
                 Ok(Some(request)) => {
                     let asked = Asked::By(&request.person, request.override_reason.as_deref());
@@ -180,6 +187,18 @@ impl SystemUpdates {
         Some((found.len(), found.modified().ok()?))
     }
 
+    /// Writes this start of the machine down, once the image's unit has called it good.
+    async fn keep_start(&self) -> Result<bool, LedgerError> {
+        let Some(start) = self.orders.last_start().filter(|start| start.boot == super::boot_id()) else {
+            return Ok(false);
+        };
+        if let Some(trouble) = start.trouble() {
+            tracing::error!(entry = start.entry, trouble, "the machine was started with trouble");
+        }
+        self.ledger.write(move |writer| system::keep_start(writer, &start)).await?;
+        Ok(true)
+    }
+
     /// What this start means: the new image runs, or the box has come back from it.
     async fn arrived(&self) -> Result<(), LedgerError> {
         let running = self.here.version;
@@ -190,6 +209,10 @@ impl SystemUpdates {
             (State::Restarting, true) => (State::OnTrial, "started; its health gate decides".to_owned()),
             // The order was given and not taken yet.
             (State::Restarting, false) if self.orders.restart_waits() => return Ok(()),
+            // The daemon was started again, not the machine. It may have died before it gave the order.
+            (State::Restarting, false) if !last.boot.is_empty() && last.boot == super::boot_id() => {
+                return self.order_restart();
+            }
             (_, true) => return Ok(()),
             (_, false) => (
                 State::FellBack,
@@ -490,7 +513,19 @@ impl SystemUpdates {
                 .await;
         }
         let note = format!("restarting with {studies} studies and {deliveries} results in flight");
-        self.go(one, State::Restarting, &note).await?;
+        tracing::info!(
+            version = one.version,
+            state = State::Restarting.as_str(),
+            note,
+            "update of the image"
+        );
+        let (one, boot) = (one.clone(), super::boot_id());
+        // The ledger comes first, so that the next start knows what it came from.
+        self.ledger.write(move |writer| system::go_restarting(writer, &one, &boot, &note)).await?;
+        self.order_restart()
+    }
+
+    fn order_restart(&self) -> Result<(), LedgerError> {
         self.orders
             .restart()
             .map_err(|error| LedgerError::Illegal(format!("system.folder cannot be written ({error})")))

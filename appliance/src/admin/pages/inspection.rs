@@ -14,6 +14,7 @@ pub fn inspection(page: &Page<'_>, report: &Report, checks: &[Check]) -> Markup 
         section.card {
             p { a href="/system/report" { "Signed report" } " for " code { "lightbox inspect verify" }
                 ", and the " a href="/system/device.pub" { "device's public key" } " to keep away from the box: device " code { (report.device.fingerprint) } ", collected " (facts.collected_at) "." }
+            p { a href="/system/audit.jsonl" { "Audit log" } " for " code { "lightbox audit verify-file" } ": study keys, no patient data." }
             div.scroll { table {
                 tr { th { "Checked" } th {} th { "Seen" } }
                 @for check in checks { tr {

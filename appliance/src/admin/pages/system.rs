@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::Page;
 use crate::store::models::Trust;
-use crate::store::system::{State, Version};
+use crate::store::system::{Started, State, Version};
 use crate::system::System;
 
 /// What the page shows.
@@ -14,6 +14,8 @@ pub struct SystemPage {
     pub running: Option<System>,
     /// The last look at the repository.
     pub trust: Option<Trust>,
+    /// The last start of the machine that was called good.
+    pub start: Option<Started>,
     /// The images, the first one first.
     pub versions: Vec<Version>,
 }
@@ -35,6 +37,11 @@ pub fn system(page: &Page<'_>, found: &SystemPage) -> Markup {
                 Some(here) => dl.facts {
                     dt { "Image" } dd { (found.running.as_ref().map_or("", |system| &system.pretty_name)) }
                     dt { "Machine" } dd { (here.machine) }
+                    @if let Some(start) = &found.start {
+                        dt { "Started" }
+                        dd { (page.time(start.at)) " from " (start.entry)
+                            @if !start.trouble.is_empty() { " " span.tag.bad { "trouble" } " " (start.trouble) } }
+                    }
                     dt { "Rollback floor" } dd { @match here.floor { Some(floor) => (floor), None => "not known" } }
                 },
             }

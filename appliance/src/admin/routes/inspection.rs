@@ -4,16 +4,19 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use futures_util::stream;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{Answer, App, Caller, Failure, Shared};
 use crate::admin::pages;
 use crate::audit::Outcome;
+use crate::audit::export::Export;
 use crate::clock::utc_text;
 use crate::inspect::{self, AuditHead, Daemon, Device, Report, judge};
 use crate::store::queries;
@@ -23,6 +26,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/system/inspection", get(show))
         .route("/system/report", get(report))
         .route("/system/device.pub", get(device_key))
+        .route("/system/audit.jsonl", get(audit_log))
 }
 
 async fn show(State(app): Shared, Extension(operator): Caller) -> Answer {
@@ -60,6 +64,38 @@ async fn device_key(State(app): Shared) -> Response {
     let kind = "application/x-pem-file".to_owned();
     let pem = app.state.identity.public_key().to_pem();
     ([(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, name)], pem).into_response()
+}
+
+/// The whole audit log, as `lightbox audit export` writes it: a box without a shell has no other way to hand it out.
+async fn audit_log(State(app): Shared, Extension(operator): Caller) -> Result<Response, Failure> {
+    app.audit(&operator, Outcome::Success, json!({ "action": "export-audit", "through": "page" })).await?;
+    let ledger = app.state.ledger.clone();
+    let parts = stream::try_unfold(Some(Export::default()), move |export| {
+        let ledger = ledger.clone();
+        async move {
+            let Some(mut export) = export else { return Ok(None) };
+            let read = ledger.read(move |reader| {
+                let mut text = Vec::new();
+                let more = export.part(reader, &mut text);
+                Ok(more.map(|more| (text, more.then_some(export))))
+            });
+            // The connection is cut where the log cannot be read on: what came is then no whole export, and says so.
+            match read.await {
+                Ok(Ok((text, rest))) => Ok(Some((Bytes::from(text), rest))),
+                Ok(Err(error)) => Err(cut(&error)),
+                Err(error) => Err(cut(&error)),
+            }
+        }
+    });
+    let name = format!("attachment; filename=\"lightbox-audit-{}.jsonl\"", app.state.identity.fingerprint());
+    let kind = "application/jsonl".to_owned();
+    let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, name)];
+    Ok((headers, Body::from_stream(parts)).into_response())
+}
+
+fn cut(error: &dyn Display) -> std::io::Error {
+    tracing::error!(reason = error.to_string(), "the audit log could not be handed out to its end");
+    std::io::Error::other("the audit log could not be read")
 }
 
 async fn make(app: &App, nonce: Option<String>) -> Result<Report, Failure> {

@@ -22,9 +22,12 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 async fn show(State(app): Shared, Extension(operator): Caller) -> Answer {
-    let (trust, versions) =
-        app.state.ledger.read(|reader| Ok((system::trust(reader)?, system::versions(reader)?))).await?;
-    let found = pages::SystemPage { running: System::running(), trust, versions };
+    let (trust, start, versions) = app
+        .state
+        .ledger
+        .read(|reader| Ok((system::trust(reader)?, system::last_start(reader)?, system::versions(reader)?)))
+        .await?;
+    let found = pages::SystemPage { running: System::running(), trust, start, versions };
     Ok(Html(pages::system(&app.page(&operator), &found).into_string()))
 }
 

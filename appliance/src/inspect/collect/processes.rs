@@ -19,6 +19,8 @@ pub(super) struct Processes {
     pub(super) units: BTreeMap<String, Unit>,
     /// Unit by the inode of a socket that one of its processes holds.
     pub(super) sockets: BTreeMap<u64, String>,
+    /// How many were there and could not be read.
+    pub(super) unread: u32,
 }
 
 /// What a process says of itself.
@@ -43,8 +45,14 @@ pub(super) fn collect(machine: &Machine, unseen: &mut Unseen) -> Processes {
         if !file_name(&path).bytes().all(|byte| byte.is_ascii_digit()) {
             continue;
         }
-        // A process that ends while we look is none.
-        let Some(process) = process(&path, &machine.proc, root) else { continue };
+        if is_kernel_thread(&path) {
+            continue;
+        }
+        let Some(process) = process(&path, &machine.proc, root) else {
+            // A process that ended while we looked is none.
+            found.unread += u32::from(path.join("stat").exists());
+            continue;
+        };
         seen += 1;
         hidden += u32::from(process.program.is_none());
         for inode in &process.sockets {
@@ -56,19 +64,23 @@ pub(super) fn collect(machine: &Machine, unseen: &mut Unseen) -> Processes {
             .and_modify(|unit| join(unit, &process))
             .or_insert_with(|| unit(&process));
     }
+    if found.unread > 0 {
+        unseen.add(&machine.proc, &format!("{} processes", found.unread));
+    }
     if hidden > 0 {
         unseen.add(&machine.proc, &format!("programs and sockets of {hidden} of {seen} processes"));
     }
     found
 }
 
-fn process(path: &Path, proc: &Path, root: Option<u64>) -> Option<Process> {
-    let stat = text(&path.join("stat")).ok()?;
+fn is_kernel_thread(path: &Path) -> bool {
+    let stat = text(&path.join("stat")).unwrap_or_default();
     // `PID (NAME) STATE PPID ... FLAGS`, where the name may hold anything.
-    let flags: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(6)?.parse().ok()?;
-    if flags & KERNEL_THREAD != 0 {
-        return None;
-    }
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & KERNEL_THREAD != 0)
+}
+
+fn process(path: &Path, proc: &Path, root: Option<u64>) -> Option<Process> {
     let status = text(&path.join("status")).ok()?;
     let value =
         |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);

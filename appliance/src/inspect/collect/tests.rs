@@ -73,6 +73,7 @@ fn a_machine_is_seen_as_it_is() {
     made.process(50, "lightbox.service", 0x40_0100, 1, 0x0, 77);
     made.process(51, "lightbox.service", 0x40_0100, 0, 0x4, 79);
     made.process(60, "kthreadd", KERNEL_THREAD_FLAGS, 0, 0x3, 80);
+    made.write("proc/70/stat", "70 (hides) S 1 70 70 0 -1 4194560 1 0 0\n");
 
     let facts = made.collect();
     assert_eq!(facts.system.lockdown.as_deref(), Some("integrity"));
@@ -89,6 +90,8 @@ fn a_machine_is_seen_as_it_is() {
     let ports: Vec<_> = facts.listeners.iter().map(|one| (one.port, one.unit.as_deref())).collect();
     assert_eq!(ports, [(2762, Some("lightbox.service")), (8080, None)]);
 
+    assert_eq!(facts.unread_processes, 1);
+    assert!(facts.unseen.iter().any(|one| one.ends_with("1 processes")), "{:?}", facts.unseen);
     assert_eq!(facts.units.keys().collect::<Vec<_>>(), ["init.scope", "lightbox.service"]);
     let unit = &facts.units["lightbox.service"];
     // One of the two could gain privileges, so the unit can.

@@ -181,6 +181,21 @@ fn what_was_not_seen_is_never_called_good() {
 }
 
 #[test]
+fn what_was_seen_in_part_is_not_called_good() {
+    let mut report = sound();
+    report.facts.unread_processes = 1;
+    report.facts.unseen = vec!["/proc/self/net/tcp6: permission denied".into()];
+    for check in judge(&report, &Wanted::default()) {
+        let partial = ["ports", "programs", "sandboxes"].contains(&check.name);
+        let expected = if partial { Verdict::Unknown } else { Verdict::Good };
+        assert_eq!(check.verdict, expected, "{}: {}", check.name, check.note);
+    }
+    // What is wrong in the part that was seen stays wrong.
+    report.facts.listeners.push(listener("tcp", "0.0.0.0", 22, Some("sshd.service")));
+    assert_eq!(verdict(&report, &Wanted::default(), "ports").0, Verdict::Bad);
+}
+
+#[test]
 fn what_changed_between_two_reports_is_named() {
     let before = sound();
     assert_eq!(changes(&before, &before), Vec::<String>::new());
