@@ -44,6 +44,7 @@ use crate::ingest::listener::places::Places;
 use crate::ingest::listener::{self, Listener};
 use crate::ingest::orders;
 use crate::ingest::priors::fetch::Fetcher;
+use crate::ingest::priors::way::Ways;
 use crate::ingest::receive::Receiver;
 use crate::ingest::rules::RuleSet;
 use crate::ingest::session::Services;
@@ -61,6 +62,7 @@ use crate::system::updates::SystemUpdates;
 use crate::update::registry::Registry;
 use crate::update::{self, Updates};
 use crate::web;
+use crate::web::client::Remote;
 
 /// Longest time that a stop waits for work under way.
 const STOP_WAIT: Duration = Duration::from_secs(20);
@@ -279,7 +281,7 @@ impl Daemon {
         };
         let fetcher = Fetcher {
             receiver: receiver.clone(),
-            ways: Arc::new(ways(&config, &live)),
+            ways: Arc::new(Ways { dimse: ways(&config, &live), web: web_ways(&config, &live) }),
             wake: prior_wishes,
             work: work.clone(),
         };
@@ -533,7 +535,7 @@ pub async fn start_engine(config: &Config) -> Result<Option<EngineHandle>, Start
 fn ask_count(config: &Config, live: &watch::Receiver<Arc<Live>>) -> Option<(String, AskCount)> {
     let peer = config.site.file.timers.count_at.as_ref().and_then(|name| config.site.peer(name))?;
     let way = RemoteAe::of_site(&config.site, peer, live).map(Arc::new);
-    let web = web::client::Remote::of_site(&config.site, peer, live).map(Arc::new);
+    let web = Remote::of_site(&config.site, peer, live).map(Arc::new);
     if way.is_none() && web.is_none() {
         return None;
     }
@@ -618,6 +620,12 @@ fn backoff(site: &Site) -> Backoff {
 fn ways(config: &Config, live: &watch::Receiver<Arc<Live>>) -> BTreeMap<String, RemoteAe> {
     let peers = config.site.file.peer.iter();
     peers.filter_map(|peer| Some((peer.name.clone(), RemoteAe::of_site(&config.site, peer, live)?))).collect()
+}
+
+/// The ways to all peers that have a DICOMweb service.
+fn web_ways(config: &Config, live: &watch::Receiver<Arc<Live>>) -> BTreeMap<String, Remote> {
+    let peers = config.site.file.peer.iter();
+    peers.filter_map(|peer| Some((peer.name.clone(), Remote::of_site(&config.site, peer, live)?))).collect()
 }
 
 /// The storage commitment service, with the ways to the peers that it reports to.

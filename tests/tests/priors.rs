@@ -171,6 +171,27 @@ fn priors_are_got_once_from_a_pacs_that_names_no_body_part() {
     );
 }
 
+#[test]
+fn priors_come_by_dicomweb_where_the_rule_says_so() {
+    let mut started = None;
+    let line = Line::start_with(|hospital, site| {
+        let orthanc = started.insert(Orthanc::start_with_dicomweb(hospital));
+        held_at_the_pacs(hospital).iter().for_each(|file| orthanc.upload(file));
+        let site = site.dicom_line("allow_plaintext = true").text(&format!(
+            "[[peer]]\nname = \"archive\"\nae_title = {ORTHANC:?}\nplaintext = true\nmay = [\"query\", \"retrieve\"]\ndicomweb = {{ url = {:?} }}",
+            orthanc.dicomweb()
+        ));
+        rule(site, "by = \"dicomweb\", deadline_seconds = 60")
+    });
+    line.send_and_wait(&study(&line.hospital, "now", "PAT4711", "20260110", "HEAD", 2));
+    assert_two_priors(&line);
+    // Orthanc goes: the next study waits no longer than the deadline, and says why.
+    drop(started);
+    line.send_and_wait(&study(&line.hospital, "next", "PAT4712", "20260301", "HEAD", 1));
+    let reasons = line.daemon.ledger().texts("SELECT reason FROM prior_fetches ORDER BY id");
+    assert!(reasons[0].is_empty() && reasons[1].contains("the query failed"), "{reasons:?}");
+}
+
 /// Milliseconds from the wish to the job's start.
 fn started_after(daemon: &Daemon) -> i64 {
     daemon.ledger().number(

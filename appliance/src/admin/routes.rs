@@ -27,6 +27,7 @@ use crate::reload::expiries;
 use crate::store::ledger::LedgerError;
 use crate::store::queries::{self, DeliveryFilter, StudyFilter};
 use crate::store::replay::{self, By, Outgoing, Wish};
+use crate::store::retention;
 
 /// Largest body of a form of ours.
 const BODY_BYTES_MAX: usize = 4096;
@@ -214,7 +215,9 @@ async fn overview(State(app): Shared, Extension(operator): Caller) -> Answer {
     let faults = app.faults().await;
     let dead = DeliveryFilter { states: vec![DeliveryState::Dead], limit: 5, ..DeliveryFilter::default() };
     let problems = StudyFilter { problems_only: true, limit: 5, ..StudyFilter::default() };
-    let (counts, dead, problems, refusals, seen) = app
+    let days = i64::try_from(app.state.site.file.store.keep_days).unwrap_or(i64::MAX);
+    let aged = app.state.clock.now_ms().saturating_sub(days.saturating_mul(86_400_000));
+    let (counts, dead, problems, refusals, seen, stuck) = app
         .state
         .ledger
         .read(move |reader| {
@@ -224,6 +227,7 @@ async fn overview(State(app): Shared, Extension(operator): Caller) -> Answer {
                 queries::studies(reader, &problems)?,
                 queries::refusals(reader, 1)?,
                 queries::peer_certificates(reader)?,
+                retention::stuck(reader, aged)?,
             ))
         })
         .await?;
@@ -237,6 +241,7 @@ async fn overview(State(app): Shared, Extension(operator): Caller) -> Answer {
         reload_fault: app.state.reload_fault.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         models: (app.state.models)(),
         free_bytes: app.state.objects.free_bytes().ok(),
+        stuck,
         started_ms: app.state.started_ms,
         fingerprint: app.state.identity.fingerprint(),
     };

@@ -241,6 +241,16 @@ async fn a_study_is_shown_by_its_key_and_escaped_and_the_view_is_audited() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_study_that_cannot_go_when_its_days_are_over_is_shown() {
+    let page = Running::start(Fixture::complete()).await;
+    assert!(!page.get("vera", "/").await.contains("Kept longer"));
+    let days = i64::try_from(page.fixture.site.file.store.keep_days).expect("small");
+    page.fixture.clock.advance(std::time::Duration::from_secs((days as u64 + 1) * 86_400));
+    let health = page.get("vera", "/").await;
+    assert!(health.contains("Kept longer") && health.contains("1 studies"), "{health}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn monitors_hear_whether_it_lives_is_ready_and_how_much_waits() {
     let page = Running::start(Fixture::complete()).await;
     assert!(page.get("vera", "/healthz").await.ends_with("alive\n"));

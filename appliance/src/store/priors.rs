@@ -46,6 +46,20 @@ pub struct Ask {
     pub within_days: Option<u32>,
     /// C-GET, else C-MOVE.
     pub by_get: bool,
+    /// QIDO-RS and WADO-RS instead.
+    #[serde(default)]
+    pub by_web: bool,
+}
+
+impl Ask {
+    /// How it is to come.
+    pub fn by(&self) -> PriorsBy {
+        match (self.by_web, self.by_get) {
+            (true, _) => PriorsBy::Dicomweb,
+            (false, true) => PriorsBy::Get,
+            (false, false) => PriorsBy::Move,
+        }
+    }
 }
 
 /// A wish that is open.
@@ -150,6 +164,7 @@ pub fn want(
             same_body_part: settings.same.contains(&Same::BodyPart),
             within_days: settings.within_days,
             by_get: settings.by == PriorsBy::Get,
+            by_web: settings.by == PriorsBy::Dicomweb,
         };
         let deadline_ms = i64::try_from(settings.deadline_seconds).unwrap_or(600) * 1000;
         let written = writer

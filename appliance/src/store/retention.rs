@@ -175,7 +175,7 @@ fn purge(writer: &Writer<'_>, id: i64, before: i64, why: &str) -> Result<Option<
     Ok(Some(Purged { study_key, objects, results }))
 }
 
-/// How many studies a full disk cannot get rid of, because something of them is still to be done: for the
+/// How many studies whose last image came before that time cannot go, because something of them is still to be done: for the
 /// health page.
 pub fn stuck(reader: &Connection, before: i64) -> Result<u32, LedgerError> {
     let sql = format!(

@@ -9,7 +9,7 @@ use super::{Capability, SiteFile};
 
 /// `rule.priors`: earlier studies of the patient that are fetched from a PACS before the rule's models run.
 ///
-/// The PACS is asked (C-FIND) as soon as the rule matches a series that has begun to come, so that the fetch
+/// The PACS is asked (C-FIND or QIDO-RS) as soon as the rule matches a series that has begun to come, so that the fetch
 /// overlaps with the rest of the study. Only plain criteria count, those below. Priors never hold a study up: when
 /// they are missing, slow or refused, the models start at the deadline at the latest, and the study shows
 /// what was wanted, found and got, and why not more. What is fetched is kept as `fetched`: no model gets it for
@@ -18,10 +18,10 @@ use super::{Capability, SiteFile};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Priors {
-    /// Name of the peer that is asked. It needs an `address`, and `query` and `retrieve` in its `may`. With
-    /// `by = "move"` it is this peer that must send to us.
+    /// Name of the peer that is asked. It needs `query` and `retrieve` in its `may`, and an `address`, or
+    /// `dicomweb` for `by = "dicomweb"`. With `by = "move"` it is this peer that must send to us.
     pub from: String,
-    /// `move`: C-MOVE to our own AE, which the PACS must know. `get`: C-GET.
+    /// `move`: C-MOVE to our own AE, which the PACS must know. `get`: C-GET. `dicomweb`: QIDO-RS and WADO-RS.
     #[serde(default)]
     pub by: PriorsBy,
     /// How many earlier studies are wanted, the latest ones, 1 to 20.
@@ -60,6 +60,8 @@ pub enum PriorsBy {
     Move,
     /// C-GET.
     Get,
+    /// QIDO-RS and WADO-RS.
+    Dicomweb,
 }
 
 /// What an earlier series must have in common.
@@ -76,13 +78,16 @@ pub(super) fn check(file: &SiteFile, peers: &Names, problems: &mut Problems<'_>)
     for (index, rule) in file.rule.iter().enumerate() {
         let Some(priors) = &rule.priors else { continue };
         let key = |name: &str| format!("rule[{index}].priors.{name}");
-        let remedy =
-            "name a [[peer]] of this file that has an address, and \"query\" and \"retrieve\" in its `may`";
+        let remedy = "name a [[peer]] of this file that has an address (with by = \"dicomweb\": `dicomweb`), and \"query\" and \"retrieve\" in its `may`";
         match peers.get(&priors.from).and_then(|found| file.peer.get(*found)) {
             None => problems.add(key("from"), format!("there is no peer \"{}\"", priors.from), remedy),
             Some(peer) => {
                 let may = |one| peer.may.contains(&one);
-                if peer.address.is_none() || !may(Capability::Query) || !may(Capability::Retrieve) {
+                let is_reached = match priors.by {
+                    PriorsBy::Move | PriorsBy::Get => peer.address.is_some(),
+                    PriorsBy::Dicomweb => peer.dicomweb.is_some(),
+                };
+                if !is_reached || !may(Capability::Query) || !may(Capability::Retrieve) {
                     let what = format!("nothing can be fetched from the peer \"{}\"", priors.from);
                     problems.add(key("from"), what, remedy);
                 }

@@ -30,6 +30,8 @@ pub struct Health {
     pub models: Vec<ModelLine>,
     /// Free space of the store.
     pub free_bytes: Option<u64>,
+    /// Studies older than `store.keep_days` of which something is still to be done.
+    pub stuck: u32,
     /// When the daemon started.
     pub started_ms: i64,
     /// Name of the device's key.
@@ -65,6 +67,11 @@ pub fn overview(page: &Page<'_>, health: &Health) -> Markup {
                     dt { "Disk free" } dd {
                         @match health.free_bytes { Some(free) => (bytes(free)), None => "unknown" }
                         span.soft { " (" (bytes(file.store.reserve_mib << 20)) " kept in reserve)" }
+                    }
+                    @if health.stuck > 0 {
+                        dt { "Kept longer" }
+                        dd { span.tag.warn { (health.stuck) " studies" } " are older than the "
+                            (file.store.keep_days) " days of store.keep_days: something of them waits, failed or was given up" }
                     }
                     dt { "Site file" } dd { (digest(&page.site.revision)) }
                     dt { "Device key" } dd { code { (health.fingerprint) } }

@@ -201,6 +201,7 @@ mod tests {
             same_body_part: true,
             within_days: Some(365),
             by_get: false,
+            by_web: false,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Asks PACS for earlier studies and retrieves them, each wish by its deadline.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,12 +8,11 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::choose::{self, Candidate};
+use super::way::{Questions, Way, WayError, Ways};
 use crate::config::chain;
-use crate::dicom::peer::RemoteAe;
-use crate::dicom::query::{Level, Querier, QueryError};
-use crate::dicom::retrieve::{self, Wanted};
-use crate::ingest::receive::{Receiver, Sender};
-use crate::ingest::retrieved::IntoStore;
+use crate::dicom::query::Level;
+use crate::dicom::retrieve::Wanted;
+use crate::ingest::receive::Receiver;
 use crate::phi::Phi;
 use crate::store::entry::study_key;
 use crate::store::ledger::LedgerError;
@@ -35,10 +34,10 @@ const SLEEP: Duration = Duration::from_secs(1);
 /// What fetching needs; clones share it.
 #[derive(Clone)]
 pub struct Fetcher {
-    /// Where what comes by C-GET goes; also ledger, objects, device and clock.
+    /// Where what comes by C-GET and WADO-RS goes; also ledger, objects, device and clock.
     pub receiver: Receiver,
     /// The peers that can be asked.
-    pub ways: Arc<BTreeMap<String, RemoteAe>>,
+    pub ways: Arc<Ways>,
     /// Told when a wish was written.
     pub wake: Arc<Notify>,
     /// Told when jobs may start.
@@ -50,8 +49,8 @@ pub struct Fetcher {
 enum Fault {
     #[error("{0}")]
     Cannot(&'static str),
-    #[error("the query failed")]
-    Query(#[from] QueryError),
+    #[error(transparent)]
+    Way(#[from] WayError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
@@ -121,13 +120,13 @@ impl Fetcher {
         if let Some(why) = choose::cannot_ask(&fetch.ask) {
             return Err(Fault::Cannot(why));
         }
-        let Some(way) = self.ways.get(&fetch.peer) else {
+        let Some(way) = self.ways.to(&fetch.peer, fetch.ask.by()) else {
             return Err(Fault::Cannot("the site file names no such peer with an address any more"));
         };
-        let chosen = self.choose(fetch, way, until).await?;
+        let chosen = self.choose(fetch, &way, until).await?;
         let mut reasons = Vec::new();
         for prior in chosen {
-            let reason = self.retrieve(fetch, &prior, way, until).await?;
+            let reason = self.retrieve(&prior, &way, until).await?;
             // What was acknowledged before now is in the index after this.
             self.receiver.objects.settled().await;
             let id = fetch.id;
@@ -143,19 +142,11 @@ impl Fetcher {
     }
 
     /// Asks which earlier studies there are, and chooses.
-    async fn choose(&self, fetch: &Fetch, way: &RemoteAe, until: Instant) -> Result<Vec<NewPrior>, Fault> {
-        let mut querier = Querier::open(way).await?;
-        let found = self.ask(&mut querier, fetch, until).await;
-        let (fitting, chosen) = match found {
-            Ok(found) => {
-                querier.end().await;
-                found
-            }
-            Err(error) => {
-                querier.abort(&error).await;
-                return Err(error.into());
-            }
-        };
+    async fn choose(&self, fetch: &Fetch, way: &Way, until: Instant) -> Result<Vec<NewPrior>, Fault> {
+        let mut questions = way.open().await?;
+        let found = self.ask(&mut questions, fetch, until).await;
+        questions.end(found.as_ref().err()).await;
+        let (fitting, chosen) = found?;
         let (fetch, written) = (fetch.clone(), chosen.clone());
         self.receiver.ledger.write(move |writer| priors::choose(writer, &fetch, fitting, &written)).await?;
         Ok(chosen)
@@ -163,12 +154,12 @@ impl Fetcher {
 
     async fn ask(
         &self,
-        querier: &mut Querier,
+        questions: &mut Questions,
         fetch: &Fetch,
         until: Instant,
-    ) -> Result<(u32, Vec<NewPrior>), QueryError> {
+    ) -> Result<(u32, Vec<NewPrior>), WayError> {
         let ask = &fetch.ask;
-        let studies = querier.find(Level::Study, choose::study_keys(ask), STUDIES_MAX, until).await?;
+        let studies = questions.find(Level::Study, choose::study_keys(ask), STUDIES_MAX, until).await?;
         let candidates: Vec<Candidate> = choose::studies(ask, &studies.matches);
         let (mut chosen, wanted) = (Vec::new(), ask.latest as usize);
         for candidate in candidates.iter().take(CANDIDATES_MAX) {
@@ -176,12 +167,12 @@ impl Fetcher {
                 break;
             }
             let keys = choose::series_keys(candidate);
-            let answers = querier.find(Level::Series, keys, SERIES_MAX, until).await?;
+            let answers = questions.find(Level::Series, keys, SERIES_MAX, until).await?;
             let mut series = choose::series(ask, candidate, &answers.matches);
             for one in series.iter_mut().filter(|one| one.instances.is_none()) {
                 let keys = choose::instance_keys(candidate, one);
                 // The PACS does not say how many there are: they are counted.
-                let answers = querier.find(Level::Image, keys, INSTANCES_MAX, until).await?;
+                let answers = questions.find(Level::Image, keys, INSTANCES_MAX, until).await?;
                 one.instances = answers.complete.then_some(answers.matches.len() as u32);
             }
             if !series.is_empty() {
@@ -197,13 +188,7 @@ impl Fetcher {
     }
 
     /// Retrieves the series of a prior that are not all here; yields why one did not come.
-    async fn retrieve(
-        &self,
-        fetch: &Fetch,
-        prior: &NewPrior,
-        way: &RemoteAe,
-        until: Instant,
-    ) -> Result<String, LedgerError> {
+    async fn retrieve(&self, prior: &NewPrior, way: &Way, until: Instant) -> Result<String, LedgerError> {
         let uid = prior.study_uid.clone();
         let was_sent = self.receiver.ledger.read(move |reader| priors::was_sent(reader, &uid)).await?;
         for (series_uid, there) in &prior.series {
@@ -220,32 +205,14 @@ impl Fetcher {
                 series_uid: Some(series_uid.clone()),
                 instance_uids: Vec::new(),
             };
-            let mut way = way.clone();
-            way.retrieve_deadline = until.saturating_duration_since(Instant::now());
-            match self.retrieve_series(fetch, &way, &wanted).await {
+            let within = until.saturating_duration_since(Instant::now());
+            match way.clone().retrieve(&self.receiver, &wanted, within).await {
                 Ok(0) => {}
                 Ok(failed) => return Ok(format!("the peer could not send {failed} instances")),
                 Err(error) => return Ok(chain(&error)),
             }
         }
         Ok(String::new())
-    }
-
-    /// Yields the number of instances that failed.
-    async fn retrieve_series(
-        &self,
-        fetch: &Fetch,
-        way: &RemoteAe,
-        wanted: &Wanted,
-    ) -> Result<u32, QueryError> {
-        let retrieved = if fetch.ask.by_get {
-            let sender = Sender { peer: way.name.clone(), calling_ae: way.called_ae.clone() };
-            let mut sink = IntoStore { receiver: self.receiver.clone(), sender };
-            retrieve::get(way, wanted, &mut sink, &mut |_| {}).await?
-        } else {
-            retrieve::move_to(way, &way.calling_ae, wanted, &mut |_| {}).await?
-        };
-        Ok(retrieved.failed)
     }
 }
 

@@ -6,7 +6,9 @@
 //! neither a PACS nor a crash can hold one up: whoever ends a wish sooner lets them start.
 //!
 //! - [`choose`]: which earlier studies and series, pure;
-//! - [`fetch`]: asks the PACS, and retrieves.
+//! - [`fetch`]: asks the PACS, and retrieves;
+//! - [`way`]: how a peer is asked: C-FIND with C-MOVE or C-GET, or DICOMweb.
 
 pub mod choose;
 pub mod fetch;
+pub mod way;
