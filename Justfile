@@ -31,6 +31,7 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
     cargo deny --log-level error check bans licenses sources
+    pyflakes3 $(git ls-files '*.py')
     @echo "lint: NOT checked: known vulnerabilities of dependencies; the advisory database is no package and may be out of reach. Where it can be reached: ./justw advisories"
 
 # Known vulnerabilities of dependencies; fetches the RustSec advisory database.

@@ -15,7 +15,7 @@ from .build import Build, sha256
 from .fast import SECTOR, flip
 from .inspection import audit_log, inspect, reasons
 from .keys import Keys
-from .machine import Machine
+from .machine import Machine, wait_until
 from .peers import Modality, Pacs, phantom
 from .place import OUT, Failed, fresh
 from .rows import Rows, expect

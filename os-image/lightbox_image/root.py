@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from .place import EPOCH, HERE, OUT, REPOSITORY, Failed, fresh, recipe, run, say
+from .place import EPOCH, HERE, REPOSITORY, Failed, fresh, recipe, run
 
 FLAVOURS = ("production", "test", "debug")
 # As the product names it.

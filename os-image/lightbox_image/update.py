@@ -3,12 +3,9 @@
 One chain of machines on one disk, since each start costs a minute or two when it is emulated.
 """
 
-import json
-import os
 import random
 import re
 import shutil
-import struct
 import subprocess
 
 from . import build, disk
@@ -17,7 +14,7 @@ from .fast import SECTOR, root_of
 from .inspection import audit_log, fetch, reasons
 from .machine import wait_until
 from .peers import Modality, Pacs, phantom
-from .place import OUT, Failed, fresh, recipe, run, say
+from .place import OUT, Failed, fresh
 from .rows import expect
 from .writes import Log
 

@@ -468,7 +468,7 @@ def plot(rows):
     width, total = int(left + scale * longest + 80), height * len(rows) + 50
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{total}" font-family="sans-serif" font-size="12">',
              f'<rect width="{width}" height="{total}" fill="white"/>',
-             f'<text x="8" y="18" font-weight="bold">Ingest rate, Lightbox / peer (each image durable before success)</text>']
+             '<text x="8" y="18" font-weight="bold">Ingest rate, Lightbox / peer (each image durable before success)</text>']
     for index, row in enumerate(rows):
         y = 32 + index * height
         colour = "#2a7" if row["ratio"] >= 1 else "#c72"
