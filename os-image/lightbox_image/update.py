@@ -117,6 +117,8 @@ class Updates:
             studies = self.page(box, "/studies")
             expect("done" in studies, f"the study is not in the ledger: {studies[:400]}")
             self.records = audit_log(self.keys, box, self.work / "audit", before=early)
+            starts = len(reasons(self.records, "system-started"))
+            expect(starts >= 2, f"{starts} starts of the machine are on record")
         self.boot.keep(box, "updated")
         entries = self.boot.entries(box.disk)
         expect(entries == [f"lightbox_{before}+3.efi", f"lightbox_{NEXT}+3.efi"], f"entries: {entries}")

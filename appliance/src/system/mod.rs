@@ -22,14 +22,19 @@ use manifest::{Here, Ledger, Version};
 const OS_RELEASE: &str = "LIGHTBOX_OS_RELEASE";
 /// What stands for the kernel's `boot_id`, in the same tests: their machine never restarts.
 const BOOT_ID: &str = "LIGHTBOX_BOOT_ID";
+/// The kernel's `boot_id` as the image leaves it for the daemon, which sees nothing of `/proc` but processes.
+const BOOT: &str = "/run/lightbox-boot";
+/// The same from the kernel.
+const KERNEL_BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// The machine's floor, as the image's units leave it for those who may not ask the TPM.
 const FLOOR: &str = "/run/lightbox-floor";
 
-/// What changes with each start of the machine, and with nothing else; empty where the kernel does not say.
+/// What changes with each start of the machine, and with nothing else; empty where nothing says it.
 pub fn boot_id() -> String {
-    let path =
-        std::env::var_os(BOOT_ID).map_or_else(|| "/proc/sys/kernel/random/boot_id".into(), PathBuf::from);
-    std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+    let given = std::env::var_os(BOOT_ID).map(PathBuf::from);
+    let places = given.map_or_else(|| vec![BOOT.into(), KERNEL_BOOT.into()], |given| vec![given]);
+    let read = |path: &PathBuf| std::fs::read_to_string(path).ok().map(|text| text.trim().replace('-', ""));
+    places.iter().find_map(read).unwrap_or_default()
 }
 
 /// The running system.
