@@ -234,13 +234,15 @@ class Fast:
         def ask(verb, number, blocks):
             names = self.work / "os-release"
             names.write_text(f"LIGHTBOX_ROLLBACK={number}\n")
-            more = ["--os-release", names, "--class", blocks] if verb == "check" else ["--esp", entries.parent.parent]
+            more = ["--class", blocks] if verb == "check" else ["--esp", entries.parent.parent]
+            more += ["--os-release", names]
             return self.tools.run(program, verb, "--tpm", f"unix:{sock}", "--note", self.work / "note", *more, check=False)
 
         try:
             wait_until(sock.exists, 20, "the TPM's socket")
             steps = [("check", 1, disk_with_data, "REFUSED: this machine has data"), ("check", 1, empty, "floor 0"),
-                     ("raise", 1, empty, "owner password is set"), ("check", 0, disk_with_data, "starts none below"),
+                     ("raise", 0, empty, "floor 0: the lowest of 1 boot entries; the TPM's owner password is set"), ("raise", 1, empty, "floor 1"),
+                     ("check", 0, disk_with_data, "starts none below"),
                      ("check", recipe()["rollback"], disk_with_data, "may start"), ("raise", 1, empty, "floor")]
             for verb, number, blocks, wanted in steps:
                 said = ask(verb, number, blocks).stdout.strip()

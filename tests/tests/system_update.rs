@@ -265,6 +265,44 @@ fn the_box_restarts_in_its_window_only_unless_told_otherwise() {
 }
 
 #[test]
+fn a_restart_that_nobody_ordered_starts_what_is_in_its_slot_and_is_no_fall() {
+    // The daemon goes by the wall clock, and so must its window.
+    #[expect(clippy::disallowed_methods)]
+    let now = time::OffsetDateTime::now_utc();
+    let hour = |hours: u8| format!("{:02}:00", (now.hour() + hours) % 24);
+    let mut place = Box::start(&format!("window = {{ from = {:?}, to = {:?} }}", hour(3), hour(5)));
+    let ready = |place: &Box, version: &'static str| {
+        place.firmware.publish(&Image::new(version));
+        place.system(&["check", "--by", "A. Meyer"]);
+        place.install(&[version]);
+        place.until_written();
+        place.firmware.write_slot().ok("write-slot");
+    };
+    ready(&place, "1.1.0");
+    place.wait_for(&["1.1.0 ready"]);
+    // A power cut: the machine comes up with it.
+    place.firmware.is_started_anew();
+    place.firmware.runs("1.1.0");
+    place.restart();
+    place.wait_for(&["1.1.0 on-trial"]);
+    place.firmware.passes_its_gate("1.1.0");
+    place.wait_for(&["1.1.0 installed"]);
+
+    ready(&place, "1.2.0");
+    place.wait_for(&["1.1.0 installed", "1.2.0 ready"]);
+    // The daemon alone is started again: nothing has changed.
+    place.restart();
+    place.wait_for(&["1.1.0 installed", "1.2.0 ready"]);
+    // A power cut, and the machine does not come up with it.
+    place.firmware.is_started_anew();
+    place.firmware.passes_its_gate("1.1.0");
+    place.restart();
+    place.wait_for(&["1.1.0 installed", "1.2.0 fell-back"]);
+    let fell = place.daemon.ledger().audit("system-update").pop().expect("a record");
+    assert_eq!(fell.detail["version"].as_str(), Some("1.2.0"));
+}
+
+#[test]
 fn studies_in_flight_finish_before_the_box_restarts_and_what_was_staged_is_gone() {
     let mut modality = None;
     let place = Box::start_with("", |hospital, mut site| {

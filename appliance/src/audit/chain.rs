@@ -231,6 +231,10 @@ impl Verifier {
 
     /// After the last record: the head must name it. Yields the number of records.
     pub fn finish(self) -> Result<i64, Broken> {
+        // What was signed beyond the last record is gone.
+        if let Some(last) = self.checkpoints.keys().next_back().filter(|last| **last > self.seq) {
+            return Err(Broken::Cut { last: self.seq, head: *last });
+        }
         match &self.head {
             None if self.seq == 0 => Ok(0),
             None => Err(Broken::NoHead),

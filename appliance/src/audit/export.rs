@@ -174,7 +174,9 @@ pub fn verify_export(input: impl BufRead, key: PublicKey) -> Result<i64, AuditEr
             _ => return Err(AuditError::Line { line: index + 1 }),
         }
     }
-    Ok(verifier.unwrap_or_else(|| Verifier::new(key, checkpoints, head)).finish()?)
+    let records = verifier.unwrap_or_else(|| Verifier::new(key, checkpoints, head)).finish()?;
+    // A log begins with the first start of the daemon: an export without a record is what a failed download leaves.
+    if records == 0 { Err(Broken::NoHead.into()) } else { Ok(records) }
 }
 
 #[cfg(test)]
@@ -216,6 +218,10 @@ mod tests {
         assert!((2 * PART_RECORDS + 5..2 * PART_RECORDS + 20).contains(&records), "{records}");
         assert_eq!(parts, 4);
 
+        for nothing in ["".as_bytes(), text.split(|byte| *byte == b'\n').next().expect("a line")] {
+            let error = verify_export(nothing, key.clone()).expect_err("no log");
+            assert!(matches!(error, AuditError::Broken(_)), "{error}");
+        }
         let mut whole = Vec::new();
         fixture
             .ledger

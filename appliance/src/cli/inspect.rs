@@ -40,7 +40,7 @@ enum Command {
     /// Exit code 0: genuine, and all is good. 3: genuine, but something is not good or was not seen. 1: not genuine, too old,
     /// or not to be read.
     #[command(
-        after_help = "Examples:\n  curl --cert op.crt --key op.key --cacert box.crt https://box:8443/system/device.pub -o device.pub    # once, at acceptance\n  curl --cert op.crt --key op.key --cacert box.crt \"https://box:8443/system/report?nonce=4711\" -o report.json\n  lightbox inspect verify report.json --public-key device.pub --nonce 4711\n  lightbox inspect verify report.json --public-key device.pub --image manifest.json --against acceptance.json"
+        after_help = "Examples:\n  curl --cert op.crt --key op.key --cacert box.crt https://box:8443/system/device.pub -o device.pub    # once, at acceptance\n  curl --cert op.crt --key op.key --cacert box.crt \"https://box:8443/system/report?nonce=4711\" -o report.json\n  lightbox inspect verify report.json --public-key device.pub --nonce 4711\n  lightbox inspect verify report.json --public-key device.pub --image summary.json --against acceptance.json"
     )]
     Verify(Verify),
     /// Collects what is so on this machine, as JSON. The image's own unit runs this, as root; elsewhere it shows what
@@ -65,7 +65,7 @@ struct Verify {
     /// Oldest report that is taken, in minutes, by this machine's clock. 0: any.
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     max_age: u32,
-    /// What should run: the image's manifest.json from the publisher's repository, or summary.json of its build.
+    /// What should run: the image's manifest from the publisher's repository (a file SHA256.system.json), or summary.json of its build.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// A value that a TPM register must hold: NUMBER=HEX, as often as wanted.

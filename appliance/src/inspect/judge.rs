@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Report;
-use super::facts::{Listener, Mount, Unit};
+use super::facts::{Facts, Listener, Mount, Unit};
 use lightbox_bootstrap::boot_entry::TRIES;
 
 /// Facts that are older than this when the report is signed, in seconds, are not of the machine as it is.
@@ -309,7 +310,7 @@ fn sandboxes(units: &BTreeMap<String, Unit>, unread: u32) -> Judged {
     if !units.contains_key(DAEMON) {
         return unknown(format!("{DAEMON} was not seen"));
     }
-    let mut wrong = Vec::new();
+    let (mut wrong, mut unseen) = (Vec::new(), false);
     for (name, unit) in units.iter().filter(|(name, _)| !is_system(name)) {
         let mut lacks = Vec::new();
         if !unit.no_new_privileges {
@@ -325,8 +326,12 @@ fn sandboxes(units: &BTreeMap<String, Unit>, unread: u32) -> Judged {
             if unit.capabilities.bytes().chain(unit.bounding.bytes()).any(|digit| digit != b'0') {
                 lacks.push("has capabilities");
             }
-            if unit.own_namespaces.as_ref().is_some_and(|own| !own.iter().any(|one| one == "mnt")) {
-                lacks.push("sees the system's own mounts");
+            match &unit.own_namespaces {
+                Some(own) if !own.iter().any(|one| one == "mnt") => {
+                    lacks.push("sees the system's own mounts")
+                }
+                Some(_) => {}
+                None => unseen = true,
             }
         }
         if !lacks.is_empty() {
@@ -335,6 +340,9 @@ fn sandboxes(units: &BTreeMap<String, Unit>, unread: u32) -> Judged {
     }
     if wrong.is_empty() && unread > 0 {
         return unknown(format!("{unread} processes could not be read"));
+    }
+    if wrong.is_empty() && unseen {
+        return unknown(format!("whether {DAEMON} has mounts of its own was not seen"));
     }
     let system = units.keys().filter(|name| is_system(name)).count();
     none_of(
@@ -384,11 +392,6 @@ pub fn changes(before: &Report, after: &Report) -> Vec<String> {
     differ("program", one.daemon.version.clone(), other.daemon.version.clone());
     differ("site file", one.daemon.site_sha256.clone(), other.daemon.site_sha256.clone());
     let (a, b) = (&one.facts, &other.facts);
-    differ("image", a.system.pretty_name.clone(), b.system.pretty_name.clone());
-    differ("kernel", a.system.kernel.clone(), b.system.kernel.clone());
-    differ("command line", a.system.command_line.clone(), b.system.command_line.clone());
-    differ("Secure Boot", format!("{:?}", a.boot.secure_boot), format!("{:?}", b.boot.secure_boot));
-    differ("rollback floor", format!("{:?}", a.boot.floor), format!("{:?}", b.boot.floor));
     for number in a.registers.keys().chain(b.registers.keys()).collect::<BTreeSet<_>>() {
         let value = |of: &BTreeMap<u8, String>| of.get(number).cloned().unwrap_or_else(|| "none".into());
         differ(&format!("register {number}"), value(&a.registers), value(&b.registers));
@@ -397,9 +400,17 @@ pub fn changes(before: &Report, after: &Report) -> Vec<String> {
         let value = |of: &Report| of.daemon.models.get(name).cloned().unwrap_or_else(|| "none".into());
         differ(&format!("model {name}"), value(one), value(other));
     }
+    if let (Some(was), Some(is)) = (&one.daemon.audit, &other.daemon.audit) {
+        if is.sequence < was.sequence {
+            found.push(format!("the audit log went back from record {} to {}", was.sequence, is.sequence));
+        } else if is.sequence == was.sequence && is.hash != was.hash {
+            found.push(format!("record {} of the audit log is another one", is.sequence));
+        }
+    }
     let listeners = |of: &Report| -> BTreeSet<String> {
         let name = |one: &Listener| {
-            format!("{} {} port {}", one.unit.as_deref().unwrap_or("somebody"), one.protocol, one.port)
+            let unit = one.unit.as_deref().unwrap_or("somebody");
+            format!("{unit} {} {} port {}", one.protocol, one.address, one.port)
         };
         of.facts.listeners.iter().map(name).collect()
     };
@@ -410,7 +421,64 @@ pub fn changes(before: &Report, after: &Report) -> Vec<String> {
     let (was, is) = (units(one), units(other));
     found.extend(is.difference(&was).map(|one| format!("runs now: {one}")));
     found.extend(was.difference(&is).map(|one| format!("runs no more: {one}")));
+    let (was, is) = (leaves(a), leaves(b));
+    for path in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
+        match (was.get(path), is.get(path)) {
+            (Some(before), Some(after)) if before != after => {
+                found.push(format!("{path}: {before} -> {after}"));
+            }
+            (Some(before), None) if !names_unit(path) => {
+                found.push(format!("no more: {path} {before}").trim_end().to_owned());
+            }
+            (None, Some(after)) if !names_unit(path) => {
+                found.push(format!("now: {path} {after}").trim_end().to_owned());
+            }
+            _ => {}
+        }
+    }
     found
+}
+
+/// What each start changes, each look, or what is compared by itself.
+const NOT_COMPARED: [&str; 7] = [
+    "collected_at",
+    "system.boot_id",
+    "system.uptime_seconds",
+    "registers",
+    "listeners",
+    "unseen",
+    "unread_processes",
+];
+
+/// Whether it is a unit's own, whose coming and going is told as a whole.
+fn names_unit(path: &str) -> bool {
+    path.starts_with("units.")
+}
+
+/// All that was seen, by its place. What a list holds has the place of the list and itself.
+fn leaves(facts: &Facts) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    // Facts hold nothing that could not be written as JSON.
+    gather(String::new(), &serde_json::to_value(facts).unwrap_or_default(), &mut found);
+    found
+}
+
+fn gather(path: String, value: &Value, found: &mut BTreeMap<String, String>) {
+    if NOT_COMPARED.contains(&path.as_str()) || names_unit(&path) && path.ends_with(".processes") {
+        return;
+    }
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                gather(path, value, found);
+            }
+        }
+        Value::Array(values) if !names_unit(&path) => {
+            found.extend(values.iter().map(|value| (format!("{path}: {value}"), String::new())));
+        }
+        value => drop(found.insert(path, value.to_string())),
+    }
 }
 
 #[cfg(test)]

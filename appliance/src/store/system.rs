@@ -106,7 +106,7 @@ pub struct Version {
     pub dates_by: String,
     /// When it was in its slot.
     pub ready_at: Option<i64>,
-    /// The kernel's `boot_id` when the restart into it was decided; empty before.
+    /// The kernel's `boot_id` when it was in its slot, or when the restart into it was decided; empty before.
     pub boot: String,
 }
 
@@ -244,16 +244,17 @@ pub fn last_start(reader: &Connection) -> Result<Option<Started>, LedgerError> {
         .optional()?)
 }
 
-/// The machine is to restart into an image. `boot`: the kernel's `boot_id`, by which a later start of the daemon knows
-/// whether it did.
-pub fn go_restarting(
+/// As [`go`], to a state that a restart of the machine ends. `boot`: the kernel's `boot_id`, by which a later start of the
+/// daemon knows whether there was one.
+pub fn go_until_restart(
     writer: &Writer<'_>,
     version: &Version,
+    to: State,
     boot: &str,
     note: &str,
 ) -> Result<bool, LedgerError> {
     writer.tx().execute("UPDATE system_versions SET boot = ?2 WHERE id = ?1", params![version.id, boot])?;
-    go(writer, version, State::Restarting, note, "box")
+    go(writer, version, to, note, "box")
 }
 
 /// Says why an image stands where it stands; no step, so nothing for the audit log.

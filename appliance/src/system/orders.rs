@@ -3,11 +3,13 @@
 //! The daemon leaves orders in a folder of its own (`system.folder`), which units of the image watch: `write`, with what
 //! is to be written; `restart`, empty. The units answer below a folder that only root writes: [`Progress`].
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use lightbox_models::trust::Override;
+use nix::fcntl::OFlag;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +98,7 @@ impl Start {
     pub fn trouble(&self) -> Option<String> {
         let given_up = self.others.iter().filter(|one| one.left == Some(0)).map(|one| {
             format!(
-                "{} was started {} times and never passed its health gate, so {} runs: its slot is damaged, or it is not well here",
+                "{} was started {} times without passing its health gate, so {} runs: its slot is damaged, or it is not well here",
                 one.name, one.failed, self.entry
             )
         });
@@ -212,11 +214,16 @@ fn put_bytes(at: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 
 fn get<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     // No link that the other side has made is followed, and nothing that could be read for ever.
-    let kind = fs::symlink_metadata(path)?;
-    if !kind.is_file() || kind.len() > BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a link, a special file, or too long"));
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let mut text = Vec::new();
+    if file.metadata()?.is_file() {
+        file.take(BYTES_MAX + 1).read_to_end(&mut text)?;
     }
-    serde_json::from_slice(&fs::read(path)?).map_err(io::Error::from)
+    if text.is_empty() || text.len() as u64 > BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "empty, a special file, or too long"));
+    }
+    serde_json::from_slice(&text).map_err(io::Error::from)
 }
 
 #[cfg(test)]

@@ -43,7 +43,9 @@ impl Place {
             Ok(order) => order,
             Err(error) => {
                 // Else the unit that watches for it would start us for ever.
-                orders.take_write().context("the order to write an image cannot be removed")?;
+                if orders.write_waits() {
+                    orders.take_write().context("the order to write an image cannot be removed")?;
+                }
                 return Err(error);
             }
         };

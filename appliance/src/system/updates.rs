@@ -30,8 +30,8 @@ use crate::web::client::MirrorOf;
 const TICK: Duration = Duration::from_secs(1);
 /// After this long without a sign of the slot writer the order is given again.
 const WRITER_SILENT_MS: i64 = 10 * 60_000;
-/// Between two tries to fetch an image that had no room.
-const ROOM_PAUSE: Duration = Duration::from_secs(60);
+/// Between two tries to fetch an image that had no room, or did not come whole.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a look led to nothing.
 enum Failed {
@@ -80,7 +80,7 @@ pub struct SystemUpdates {
     orders: Orders,
     mirror: Option<Mirror>,
     window: Option<Window>,
-    /// Not before then is an image fetched that had no room.
+    /// Not before then is an image fetched that had no room or did not come whole.
     again_at: Mutex<Option<Instant>>,
 }
 
@@ -203,14 +203,25 @@ impl SystemUpdates {
     async fn arrived(&self) -> Result<(), LedgerError> {
         let running = self.here.version;
         let versions = self.ledger.read(system::versions).await?;
-        let Some(last) = versions.into_iter().rfind(|one| one.state.should_run()) else { return Ok(()) };
+        // What is in its slot starts first, whoever has restarted the machine.
+        let waits = versions.iter().rfind(|one| one.state == State::Ready);
+        let here = |one: &system::Version| one.boot.is_empty() || one.boot == super::boot_id();
+        let last = match waits {
+            Some(ready) if ready.manifest.version == running || !here(ready) => ready.clone(),
+            _ => match versions.into_iter().rfind(|one| one.state.should_run()) {
+                Some(last) => last,
+                None => return Ok(()),
+            },
+        };
         let runs = last.manifest.version == running;
         let (to, note) = match (last.state, runs) {
-            (State::Restarting, true) => (State::OnTrial, "started; its health gate decides".to_owned()),
+            (State::Ready | State::Restarting, true) => {
+                (State::OnTrial, "started; its health gate decides".to_owned())
+            }
             // The order was given and not taken yet.
             (State::Restarting, false) if self.orders.restart_waits() => return Ok(()),
             // The daemon was started again, not the machine. It may have died before it gave the order.
-            (State::Restarting, false) if !last.boot.is_empty() && last.boot == super::boot_id() => {
+            (State::Restarting, false) if !last.boot.is_empty() && here(&last) => {
                 return self.order_restart();
             }
             (_, true) => return Ok(()),
@@ -423,17 +434,24 @@ impl SystemUpdates {
                 self.clear_stage();
                 self.go(one, State::Refused, "the repository has another image of this version by now").await
             }
+            // A connection that broke, a stick that was pulled: nothing says that the image is bad.
+            Err(Unfetched::Refused(refusal))
+                if matches!(refusal.clause, Clause::Unreadable | Clause::Missing) =>
+            {
+                self.again_later(one, format!("tried again every minute: {refusal}")).await
+            }
             Err(Unfetched::Refused(refusal)) => {
                 self.clear_stage();
                 self.go(one, State::Refused, &refusal.to_string()).await
             }
-            Err(Unfetched::Room(why)) => {
-                self.clear_stage();
-                *self.again_at.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Instant::now() + ROOM_PAUSE);
-                self.note(one, why).await
-            }
+            Err(Unfetched::Room(why)) => self.again_later(one, why).await,
         }
+    }
+
+    async fn again_later(&self, one: &system::Version, why: String) -> Result<(), LedgerError> {
+        self.clear_stage();
+        *self.again_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + PAUSE);
+        self.note(one, why).await
     }
 
     fn clear_stage(&self) {
@@ -460,7 +478,7 @@ impl SystemUpdates {
         match said.filter(|_| !waits) {
             Some(said) if said.state == Standing::Written => {
                 self.clear_stage();
-                self.go(one, State::Ready, &format!("in its slot: {}", said.said)).await
+                self.go_until_restart(one, State::Ready, format!("in its slot: {}", said.said)).await
             }
             Some(said) if said.state == Standing::Refused => {
                 self.clear_stage();
@@ -513,15 +531,8 @@ impl SystemUpdates {
                 .await;
         }
         let note = format!("restarting with {studies} studies and {deliveries} results in flight");
-        tracing::info!(
-            version = one.version,
-            state = State::Restarting.as_str(),
-            note,
-            "update of the image"
-        );
-        let (one, boot) = (one.clone(), super::boot_id());
         // The ledger comes first, so that the next start knows what it came from.
-        self.ledger.write(move |writer| system::go_restarting(writer, &one, &boot, &note)).await?;
+        self.go_until_restart(one, State::Restarting, note).await?;
         self.order_restart()
     }
 
@@ -546,6 +557,18 @@ impl SystemUpdates {
         tracing::info!(version = one.version, state = to.as_str(), note, "update of the image");
         let (one, note) = (one.clone(), note.to_owned());
         self.ledger.write(move |writer| system::go(writer, &one, to, &note, "box")).await?;
+        Ok(())
+    }
+
+    async fn go_until_restart(
+        &self,
+        one: &system::Version,
+        to: State,
+        note: String,
+    ) -> Result<(), LedgerError> {
+        tracing::info!(version = one.version, state = to.as_str(), note, "update of the image");
+        let (one, boot) = (one.clone(), super::boot_id());
+        self.ledger.write(move |writer| system::go_until_restart(writer, &one, to, &boot, &note)).await?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! lightbox-floor check [--os-release FILE] [--class FOLDER] [--tpm DEVICE] [--note FILE] [--pause SECONDS]
-//! lightbox-floor raise [--esp FOLDER] [--tpm DEVICE] [--note FILE]
+//! lightbox-floor raise [--esp FOLDER] [--os-release FILE] [--tpm DEVICE] [--note FILE]
 //! ```
 
 use std::collections::BTreeMap;
@@ -54,6 +54,14 @@ fn has_data(class: &Path) -> std::io::Result<bool> {
     Ok(false)
 }
 
+/// The rollback number of the system that runs: it lies under dm-verity.
+fn own_number(os_release: &Path) -> Result<u64, Failed> {
+    let text =
+        std::fs::read_to_string(os_release).map_err(|error| format!("{}: {error}", os_release.display()))?;
+    let number = uki::names(&text).get("LIGHTBOX_ROLLBACK").and_then(|text| text.parse().ok());
+    Ok(number.ok_or("this system carries no LIGHTBOX_ROLLBACK; remedy: build the image anew")?)
+}
+
 fn run() -> Result<String, Failed> {
     let mut arguments = std::env::args().skip(1);
     let verb = arguments.next().unwrap_or_default();
@@ -73,11 +81,7 @@ fn run() -> Result<String, Failed> {
     }
     let (floor, said) = match verb.as_str() {
         "check" => {
-            let text = std::fs::read_to_string(&os_release)
-                .map_err(|error| format!("{}: {error}", os_release.display()))?;
-            let number = uki::names(&text).get("LIGHTBOX_ROLLBACK").and_then(|text| text.parse().ok());
-            let number =
-                number.ok_or("this system carries no LIGHTBOX_ROLLBACK; remedy: build the image anew")?;
+            let number = own_number(&os_release)?;
             let floor = floor::check(&mut open(&device)?, number, has_data(&class)?)?;
             (floor, format!("may start: rollback number {number}, floor {floor}"))
         }
@@ -85,6 +89,8 @@ fn run() -> Result<String, Failed> {
             let found = esp::entries(&partitions)?;
             let lowest = found.iter().map(|(_, uki)| uki.rollback()).min();
             let lowest = lowest.ok_or("the EFI system partition has no boot entry of ours")?;
+            // Nobody has verified a signature of what lies there. What runs was verified, and must start again.
+            let lowest = lowest.min(own_number(&os_release)?);
             let mut tpm = open(&device)?;
             let floor = floor::raise(&mut tpm, lowest)?;
             let given = if floor::give_away(&mut tpm)? {

@@ -1,9 +1,11 @@
 //! A new system as files, each with the digest that was signed for it.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use sha2::{Digest, Sha256};
 
 use super::{SlotError, failed};
@@ -29,7 +31,7 @@ impl Digested {
     /// Hands over the file's bytes piece by piece; an error if they are not those that were signed. What was handed
     /// over before that must not be believed.
     pub(super) fn each(&self, piece: Piece<'_>) -> Result<(), SlotError> {
-        let mut file = File::open(&self.path).map_err(failed(self.path.display(), "opening"))?;
+        let mut file = open(&self.path)?;
         let (mut hasher, mut at, mut chunk) = (Sha256::new(), 0, vec![0; CHUNK]);
         loop {
             let mut filled = 0;
@@ -54,6 +56,19 @@ impl Digested {
             false => Err(SlotError::Digest(self.path.clone())),
         }
     }
+}
+
+/// Opens a file that somebody else may have exchanged: no link is followed, and nothing is waited for.
+pub(super) fn open(path: &Path) -> Result<File, SlotError> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)
+        .map_err(failed(path.display(), "opening"))?;
+    let is_file = file.metadata().map_err(failed(path.display(), "opening"))?.is_file();
+    let none = || io::Error::new(io::ErrorKind::InvalidInput, "a link, a folder or a special file");
+    if is_file { Ok(file) } else { Err(failed(path.display(), "opening")(none())) }
 }
 
 /// A new system.

@@ -1,12 +1,11 @@
 //! What a unified kernel image says of itself, in the sections of its PE file (UAPI.5).
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{SlotError, failed};
+use super::SlotError;
 
 /// Longest section that is read: texts, not the kernel.
 const TEXT_MAX: u32 = 64 << 10;
@@ -26,7 +25,7 @@ pub struct Uki {
 impl Uki {
     /// Reads a file. It is not judged here whether anybody signed it: the firmware does.
     pub fn read(path: &Path) -> Result<Uki, SlotError> {
-        let file = File::open(path).map_err(failed(path.display(), "opening"))?;
+        let file = super::image::open(path)?;
         Uki::parse(&|bytes, at| file.read_exact_at(bytes, at))
             .map_err(|problem| SlotError::Uki { path: path.to_owned(), problem })
     }

@@ -87,9 +87,18 @@ pub fn write(
     }
     // Kept open to the end: the partition is unmounted when nobody has looked for a while.
     let _held = fs::File::open(esp).map_err(failed(esp.display(), "opening"))?;
+    let files = image.root.bytes + image.verity.bytes;
+    let (mut done, all) = (0, 3 * files);
+    // What the box comes back to is given up only for what was read once, whole, as it was signed.
+    for (_, file, _) in parts {
+        file.each(&mut |bytes, _| {
+            done += bytes.len() as u64;
+            progress(done, all);
+            Ok(())
+        })?;
+    }
+    image.uki.each(&mut |_, _| Ok(()))?;
     esp::clear_others(esp, entry)?;
-    let all = 2 * (image.root.bytes + image.verity.bytes);
-    let mut done = 0;
     for (what, file, partition) in parts {
         fill(disk, what, file, partition.start, &mut |count| {
             done += count;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::inspect::facts::{Boot, Entry, Facts, System};
-use crate::inspect::{Daemon, Device};
+use crate::inspect::{AuditHead, Daemon, Device};
 
 /// A mount.
 fn mount(at: &str, kind: &str, options: &[&str], mapped: Option<&str>) -> Mount {
@@ -209,8 +209,39 @@ fn what_changed_between_two_reports_is_named() {
     let expected = [
         "register 11: 34cd -> ff00",
         "model phantom: none -> aa",
-        "listens now: sshd.service tcp port 22",
+        "listens now: sshd.service tcp 0.0.0.0 port 22",
         "runs now: sshd.service",
     ];
     assert_eq!(said, expected);
+}
+
+#[test]
+fn no_change_of_what_was_seen_goes_unsaid() {
+    type Change = fn(&mut Report);
+    let cases: [(&str, Change); 11] = [
+        ("system.taint: 0 -> 4096", |r| r.facts.system.taint = Some(4096)),
+        ("system.lockdown: \"integrity\" -> \"none\"", |r| r.facts.system.lockdown = Some("none".into())),
+        ("system.flavour: \"production\" -> \"debug\"", |r| r.facts.system.flavour = "debug".into()),
+        ("boot.setup_mode: false -> true", |r| r.facts.boot.setup_mode = Some(true)),
+        ("now: modules: \"rootkit\"", |r| r.facts.modules.push("rootkit".into())),
+        ("now: mounts: {\"at\":\"/mnt\"", |r| r.facts.mounts.push(mount("/mnt", "ext4", &["rw"], None))),
+        ("units.lightbox.service.users: [700] -> [0]", |r| {
+            r.facts.units.get_mut(DAEMON).expect("there").users = vec![0];
+        }),
+        ("units.lightbox.service.seccomp: true -> false", |r| {
+            r.facts.units.get_mut(DAEMON).expect("there").seccomp = false;
+        }),
+        ("collected_by", |r| r.facts.collected_by = "somebody".into()),
+        ("the audit log went back", |r| r.daemon.audit = Some(AuditHead { sequence: 1, hash: "a".into() })),
+        ("is another one", |r| r.daemon.audit = Some(AuditHead { sequence: 9, hash: "b".into() })),
+    ];
+    for (says, change) in cases {
+        let mut before = sound();
+        before.daemon.audit = Some(AuditHead { sequence: 9, hash: "a".into() });
+        before.facts.system.lockdown = Some("integrity".into());
+        let mut after = before.clone();
+        change(&mut after);
+        let said = changes(&before, &after);
+        assert!(said.iter().any(|line| line.contains(says)), "{says}: {said:?}");
+    }
 }
