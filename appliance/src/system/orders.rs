@@ -3,13 +3,12 @@
 //! The daemon leaves orders in a folder of its own (`system.folder`), which units of the image watch: `write`, with what
 //! is to be written; `restart`, empty. The units answer below a folder that only root writes: [`Progress`].
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use lightbox_models::plain;
 use lightbox_models::trust::Override;
-use nix::fcntl::OFlag;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -214,16 +213,7 @@ fn put_bytes(at: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 
 fn get<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     // No link that the other side has made is followed, and nothing that could be read for ever.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    let mut text = Vec::new();
-    if file.metadata()?.is_file() {
-        file.take(BYTES_MAX + 1).read_to_end(&mut text)?;
-    }
-    if text.is_empty() || text.len() as u64 > BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "empty, a special file, or too long"));
-    }
-    serde_json::from_slice(&text).map_err(io::Error::from)
+    serde_json::from_slice(&plain::read(path, BYTES_MAX)?).map_err(io::Error::from)
 }
 
 #[cfg(test)]

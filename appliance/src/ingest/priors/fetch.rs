@@ -49,7 +49,7 @@ pub struct Fetcher {
 enum Fault {
     #[error("{0}")]
     Cannot(&'static str),
-    #[error(transparent)]
+    #[error("the query failed")]
     Way(#[from] WayError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),

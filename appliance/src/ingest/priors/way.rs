@@ -27,9 +27,9 @@ pub struct Ways {
 /// Asking or retrieving failed. `Display` holds no patient data.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WayError {
-    #[error("the query failed")]
+    #[error(transparent)]
     Dimse(#[from] QueryError),
-    #[error("the query failed")]
+    #[error(transparent)]
     Web(#[from] WebError),
 }
 
