@@ -6,6 +6,7 @@
 //! panics at every start and nothing ever tries the other slot. So a start that was good gives the entry a full
 //! counter instead of none: each start takes one try, each good start gives it back.
 
+use std::fmt::{self, Display};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,6 +82,17 @@ impl EntryName {
     /// The file name with a full counter.
     pub fn armed(&self, tries: u32) -> String {
         format!("{}+{tries}.efi", self.stem)
+    }
+}
+
+/// The file name.
+impl Display for EntryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.left, self.done) {
+            (None, _) => write!(f, "{}.efi", self.stem),
+            (Some(left), 0) => write!(f, "{}+{left}.efi", self.stem),
+            (Some(left), done) => write!(f, "{}+{left}-{done}.efi", self.stem),
+        }
     }
 }
 
@@ -231,6 +243,9 @@ mod tests {
         assert_eq!(name("lightbox_1.2.0+3.efi"), Some((own(), Some(3), 0)));
         assert_eq!(name("lightbox_1.2.0+2-1.EFI"), Some((own(), Some(2), 1)));
         assert_eq!(name("lightbox_1.2.0.efi"), Some((own(), None, 0)));
+        for same in ["lightbox_1.2.0+3.efi", "lightbox_1.2.0+0-3.efi", "lightbox_1.2.0.efi"] {
+            assert_eq!(EntryName::parse(same).unwrap().to_string(), same);
+        }
         for strange in ["a+b.efi", "a+1-.efi", "a++1-x.efi", "a+-1.efi", "a+99999999999.efi", "+3.efi"] {
             assert_eq!(name(strange).unwrap().1, None, "{strange}");
         }

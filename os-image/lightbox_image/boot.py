@@ -153,16 +153,40 @@ class Boot:
         return f"C-ECHO {echo} s, {count} images stored in {stored} s, SR at the PACS after {reported} s, a stranger refused"
 
     def second_boot(self):
-        """The blessed entry starts again, opens the same data, and gets its tries back."""
+        """The blessed entry starts again, opens the same data, and gets its tries back, whatever another disk calls its
+        partitions."""
+        decoy, entry = self.decoy(), "lightbox_9.9.9+3.efi"
         with self.kept("second") as box:
-            box.start()
+            box.start(decoy=decoy)
             box.wait(HEALTHY, BOOT, fatal=GATE)
             healthy = box.seconds()
             box.wait(BLESSED, 60)
+            floor = box.wait(r"floor \d+: the lowest of [^;\n]*", 60)[0]
+            report = inspect(self.build, self.keys, box, self.work / "inspection-decoy")
             shown = box.text()
         expect("recovery key" not in shown, "a second recovery key was made")
+        expect(entry not in shown, "the other disk's boot entries were looked at")
         self.blessed_entry(box.disk)
-        return f"healthy after {healthy} s, no new recovery key"
+        return f"healthy after {healthy} s beside a disk with partitions of the same names, no new recovery key; {floor}; report: {report}"
+
+    def decoy(self):
+        """A disk with partitions that are called as the box's own; its boot partition names an image 9.9.9."""
+        decoy, esp = self.work / "decoy.raw", self.work / "decoy-esp"
+        esp.write_bytes(b"")
+        os.truncate(esp, 34 * 2**20)
+        self.tools.run("mkfs.vfat", "-F", "32", esp)
+        self.tools.run("mmd", "-i", esp, "::/EFI", "::/EFI/Linux")
+        self.tools.run("mcopy", "-i", esp, self.build.uki, "::/EFI/Linux/lightbox_9.9.9+3.efi")
+        definitions = fresh(self.work / "decoy.d")
+        for number, (kind, label, more) in enumerate((
+                ("esp", "esp", f"CopyBlocks={esp}"), ("linux-generic", "data", "SizeMinBytes=16M\nSizeMaxBytes=16M"),
+                ("root", "lightbox_9.9.9", "SizeMinBytes=2M\nSizeMaxBytes=2M"),
+                ("root-verity", "lightbox_9.9.9_verity", "SizeMinBytes=1M\nSizeMaxBytes=1M"))):
+            (definitions / f"{number}.conf").write_text(f"[Partition]\nType={kind}\nLabel={label}\n{more}\n")
+        decoy.unlink(missing_ok=True)
+        self.tools.run("systemd-repart", "--empty=create", "--size=64M", "--dry-run=no", "--offline=yes",
+                       f"--definitions={definitions}", decoy)
+        return decoy
 
     def recovery_key(self):
         """The key that the console showed opens the data, and another does not."""

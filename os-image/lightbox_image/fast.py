@@ -219,9 +219,9 @@ class Fast:
     def floor(self):
         """The program that the initrd runs: an older image is refused, and so is data without a floor."""
         program = self.build.binary.parent / root.FLOOR
-        state, empty, disk_with_data = (fresh(self.work / name) for name in ("tpm", "class", "class-with-data"))
-        (disk_with_data / "vda6").mkdir()
-        (disk_with_data / "vda6/uevent").write_text("DEVNAME=vda6\nPARTNAME=data\n")
+        state = fresh(self.work / "tpm")
+        empty = kernels_view(self.work / "sys", ["lightbox_0.1.0"], stick=["data"])
+        disk_with_data = kernels_view(self.work / "sys-with-data", ["lightbox_0.1.0", "data"], stick=[])
         entries = fresh(self.work / "esp") / "EFI/Linux"
         entries.mkdir(parents=True)
         shutil.copyfile(self.build.uki, entries / self.summary["entry"])
@@ -234,7 +234,7 @@ class Fast:
         def ask(verb, number, blocks):
             names = self.work / "os-release"
             names.write_text(f"LIGHTBOX_ROLLBACK={number}\n")
-            more = ["--class", blocks] if verb == "check" else ["--esp", entries.parent.parent]
+            more = ["--sys", blocks] if verb == "check" else ["--esp", entries.parent.parent]
             more += ["--os-release", names]
             return self.tools.run(program, verb, "--tpm", f"unix:{sock}", "--note", self.work / "note", *more, check=False)
 
@@ -264,6 +264,24 @@ class Fast:
         text = (HERE / "packages.lock").read_text()
         expect("://" not in text, "the lock names a host")
         return f"{len(packages)} packages"
+
+
+def kernels_view(folder, own, stick):
+    """`/sys` as it shows a disk with the running root and partitions of these names, and a stick with others."""
+    blocks = fresh(folder) / "class/block"
+    for disk_, labels in (("vda", own), ("sda", stick)):
+        for number, label in enumerate(labels, 1):
+            place = blocks / disk_ / f"{disk_}{number}"
+            place.mkdir(parents=True)
+            (place / "partition").write_text(f"{number}\n")
+            (place / "size").write_text("8\n")
+            (place / "uevent").write_text(f"DEVNAME={place.name}\nPARTNAME={label}\n")
+    slaves = blocks / "dm-0/slaves"
+    slaves.mkdir(parents=True)
+    (blocks / "dm-0/dm").mkdir()
+    (blocks / "dm-0/dm/name").write_text("root\n")
+    (slaves / "vda1").symlink_to(blocks / "vda/vda1")
+    return folder
 
 
 def section(path, name):

@@ -66,8 +66,8 @@ class Machine:
         self.dicom = self.admin = None
         self.started = None
 
-    def start(self, echo=False, pacs=None, reboot=True, stick=None, writes=None, slow=None):
-        """Switches it on. `stick` is a disk that is put in, `writes` a file that gets a log of every write to the box's
+    def start(self, echo=False, pacs=None, reboot=True, stick=None, writes=None, slow=None, decoy=None):
+        """Switches it on. `decoy` is a disk that is seen before the box's own and carries partitions of the same names. `stick` is a disk that is put in, `writes` a file that gets a log of every write to the box's
         own disk (dm-log-writes' form). `pacs` is the port of this machine where the test site's PACS listens; `reboot=False` lets
         QEMU end where the guest resets; `slow` is how many bytes a second the box's own disk writes at most; `echo` shows the console until it goes off."""
         self.dicom, self.admin = free_port(), free_port()
@@ -89,6 +89,8 @@ class Machine:
             "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
             "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE}",
             "-drive", f"if=pflash,format=raw,unit=1,file={self.vars}",
+            *(["-drive", f"if=none,id=decoy,format=raw,file={decoy},snapshot=on", "-device", "virtio-blk-pci,drive=decoy"]
+              if decoy else []),
             *self.disk_options(writes, slow),
             *(["-drive", f"if=none,id=stick,format=raw,readonly=on,file={stick}", "-device", "virtio-blk-pci,drive=stick"]
               if stick else []),

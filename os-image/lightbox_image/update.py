@@ -184,6 +184,25 @@ class Updates:
             again = box.seconds()
         return f"{' '.join(said.split())} after {after} s; with the newer entry back, {NEXT} blessed after {again} s"
 
+    def stuck(self):
+        """An image that does not pass its gate, and nothing else to try: the machine stays up and says why, instead of
+        restarting for ever."""
+        with self.boot.kept("stuck", source="fell-back") as box:
+            esp = self.boot.esp(box.disk)
+            self.tools.run("mdel", "-i", esp, f"::/EFI/Linux/lightbox_{NEXT}+3.efi")
+            box.start()
+            told = box.wait(r"NOT healthy yet: [^\n]*no boot entry has a try left[^\n]*", START, fatal=r"blessed:|reboot: Restarting")[0]
+            after = box.seconds()
+            # Longer than the gate waits, and than the watch would take to restart a daemon.
+            wait_until(lambda: box.seconds() > after + 120, 150, "two minutes")
+            shown = box.text()
+            expect("reboot: Restarting" not in shown and "blessed:" not in shown, f"it did not stay as it was:\n{shown[-1500:]}")
+            page = self.page(box)
+        expect(BROKEN in page, f"the page does not name what runs: {page[:400]}")
+        entries = self.boot.entries(box.disk)
+        expect(entries == [f"lightbox_{BROKEN}+0-3.efi"], f"entries: {entries}")
+        return f"{told[:160]} after {after} s; it stays up, its page answers, it is not blessed"
+
     # --- power cuts ------------------------------------------------------------------------------------
 
     def cuts(self):
@@ -274,6 +293,7 @@ class Updates:
 CHECKS = (
     ("update: v1 takes v2 from a stick", Updates.update),
     ("update: broken v3 falls back to v2", Updates.fall_back),
+    ("no entry with a try left: the machine stays up", Updates.stuck),
     ("older signed image below the floor", Updates.floor),
     ("power cuts during an update: disks checked", Updates.cuts),
     ("power cuts during an update: disks booted", Updates.cuts_booted),

@@ -5,11 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::command::{Said, lightbox, run, run_lightbox};
 use crate::hospital::Hospital;
 use crate::site::Site;
 
 const MIB: usize = 1 << 20;
+/// Of a root and its hash tree.
+const BLOCK: usize = 4096;
 /// The root hash of the running system.
 const RUNNING: &str = "11111111222233334444555555555555aaaaaaaabbbbccccddddeeeeeeeeeeee";
 
@@ -63,6 +67,29 @@ fn uki(names: &str, line: &str) -> Vec<u8> {
         bytes.resize(bytes.len().next_multiple_of(512), 0);
     }
     bytes
+}
+
+/// The hash tree over a root of up to 16384 blocks, and the root hash (dm-verity, format 1).
+fn hash_tree(root: &[u8]) -> (Vec<u8>, String) {
+    let mut tree = vec![0; BLOCK];
+    tree[..8].copy_from_slice(b"verity\0\0");
+    for (at, value) in
+        [(8, 1), (12, 1), (64, BLOCK as u32), (68, BLOCK as u32), (72, (root.len() / BLOCK) as u32)]
+    {
+        tree[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    tree[32..38].copy_from_slice(b"sha256");
+    let above = |below: &[u8]| {
+        let mut level: Vec<u8> = below.chunks(BLOCK).flat_map(Sha256::digest).collect();
+        level.resize(level.len().next_multiple_of(BLOCK), 0);
+        level
+    };
+    let lower = above(root);
+    let upper = if lower.len() > BLOCK { above(&lower) } else { Vec::new() };
+    let top = if upper.is_empty() { &lower } else { &upper };
+    let hash = Sha256::digest(top).iter().map(|byte| format!("{byte:02x}")).collect();
+    tree.extend(upper.iter().chain(&lower));
+    (tree, hash)
 }
 
 impl Firmware {
@@ -166,9 +193,18 @@ impl Firmware {
     /// Publishes an image.
     #[track_caller]
     pub fn publish(&self, image: &Image) {
+        self.publish_with(image, |_| {}).ok("system publish");
+    }
+
+    /// Publishes an image whose hash tree `damage` has been at.
+    #[track_caller]
+    pub fn publish_with(&self, image: &Image, damage: impl FnOnce(&mut Vec<u8>)) -> Said {
         let schema = run_lightbox(&["system", "ledger-schema"]).ok("system ledger-schema").out;
         let ledger = image.ledger.clone().unwrap_or_else(|| schema.trim().to_owned());
-        let hash: String = format!("{:0>64}", image.version.replace('.', ""));
+        let contents = image.version.repeat(200_000).into_bytes();
+        let contents = contents[..contents.len() / BLOCK * BLOCK].to_vec();
+        let (mut hashes, hash) = hash_tree(&contents);
+        damage(&mut hashes);
         let names = format!(
             "IMAGE_ID=lightbox\nIMAGE_VERSION={}\nVARIANT_ID={}\nLIGHTBOX_ROLLBACK=1\nLIGHTBOX_LEDGER={ledger}\nLIGHTBOX_MACHINE={}\n",
             image.version,
@@ -176,8 +212,8 @@ impl Firmware {
             std::env::consts::ARCH,
         );
         let (root, tree, entry) = (self.at("new-root"), self.at("new-tree"), self.at("new-uki"));
-        fs::write(&root, image.version.repeat(200_000)).expect("written");
-        fs::write(&tree, image.version.repeat(9_000)).expect("written");
+        fs::write(&root, contents).expect("written");
+        fs::write(&tree, hashes).expect("written");
         fs::write(&entry, uki(&names, &format!("quiet roothash={hash}"))).expect("written");
         let keys: Vec<PathBuf> = ["vendor-lightbox-system", "snapshot", "timestamp"]
             .map(|role| self.at("keys").join(format!("{role}.pem")))
@@ -186,7 +222,7 @@ impl Firmware {
         let mut arguments = vec!["system", "publish", "--root-fs", text(&root), "--hash-tree", text(&tree)];
         arguments.extend(["--uki", text(&entry), "--repository", text(&repository)]);
         keys.iter().for_each(|key| arguments.extend(["--key", text(key)]));
-        run_lightbox(&arguments).ok("system publish");
+        run_lightbox(&arguments)
     }
 
     /// The site file's `[system]`, and the daemon's environment.

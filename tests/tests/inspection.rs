@@ -128,6 +128,12 @@ fn two_reports_say_what_changed_and_the_page_shows_what_is() {
         assert!(page.body.contains(word), "{word}: {}", page.body);
     }
     assert_eq!(browser.get("/system/report?nonce=a%20b").status, 400);
+    // Another site's page would have the operator's browser ask, again and again.
+    for path in ["/system/report", "/system/audit.jsonl"] {
+        let answer = browser.fetch(path, &["--header", "Sec-Fetch-Site: cross-site"]);
+        assert_eq!(answer.status, 403, "{}", answer.body);
+        assert!(answer.body.contains("another site"), "{}", answer.body);
+    }
     let stranger = Browser::new(&scene.hospital, scene.daemon.admin, None);
     assert_eq!(stranger.get("/system/report").status, 0, "nobody without a certificate gets a report");
 

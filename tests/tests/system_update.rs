@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use lightbox_tests::command::run_lightbox;
 use lightbox_tests::firmware::{Firmware, Image};
 use lightbox_tests::peers::curl::Browser;
 use lightbox_tests::peers::storescu::Storescu;
@@ -239,6 +240,44 @@ fn what_does_not_fit_or_was_altered_is_refused_before_a_byte_is_written() {
     fs::copy(&kept, &timestamp).expect("rolled back");
     let said = place.system(&["check", "--by", "A. Meyer"]);
     assert!(said.contains("[version-rolled-back]"), "{said}");
+}
+
+#[test]
+fn a_hash_tree_of_another_root_is_not_published() {
+    let hospital = Hospital::new();
+    let firmware = Firmware::new(&hospital);
+    let said = firmware.publish_with(&Image::new("1.1.0"), |tree| tree[2 * 4096] ^= 1);
+    assert!(said.code == Some(1) && said.all().contains("is not the tree of"), "{}", said.all());
+    let missing = ["system", "publish", "--root-fs", "no-root", "--hash-tree", "no-tree", "--uki", "no-uki"];
+    let repository = firmware.repository().display().to_string();
+    let said = run_lightbox(&[&missing[..], &["--repository", &repository, "--key", "x"]].concat());
+    assert!(
+        said.code == Some(1) && said.all().contains("--root-fs no-root: there is no such file"),
+        "{}",
+        said.all()
+    );
+    firmware.publish(&Image::new("1.1.0"));
+}
+
+#[test]
+fn what_did_not_fit_is_judged_again_and_offered_once_it_does() {
+    let place = Box::start("");
+    place.firmware.publish(&Image::new("1.1.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    place.wait_for(&["1.1.0 offered"]);
+    // As if the running version had not been able to come back from it, or its slots had been smaller.
+    let ledger = rusqlite::Connection::open(place.site.data_dir.join("ledger.db")).expect("the ledger");
+    ledger.busy_timeout(std::time::Duration::from_secs(10)).expect("set");
+    let refuse = |note: &str| {
+        ledger.execute("UPDATE system_versions SET state = 'refused', note = ?1", [note]).expect("changed");
+        place.system(&["check", "--by", "A. Meyer"]);
+    };
+    refuse("the slot writer refused it: image 1.1.0: its root has 9 bytes [too-large]");
+    place.wait_for(&["1.1.0 refused"]);
+    refuse(
+        "image 1.1.0: its root has 9 bytes, the slot's partition 8; remedy: ask the publisher [too-large]",
+    );
+    place.wait_for(&["1.1.0 offered"]);
 }
 
 #[test]

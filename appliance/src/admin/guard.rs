@@ -85,6 +85,12 @@ fn same_origin(headers: &HeaderMap) -> bool {
         && origin.is_none_or(|origin| origin.strip_prefix("https://") == Some(host))
 }
 
+/// Whether another site's page makes the browser ask, with the operator's certificate. Programs send no such header.
+pub fn is_cross_site(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(|value| value.to_str().unwrap_or("unreadable"));
+    site.is_some_and(|site| !matches!(site, "same-origin" | "none"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -60,7 +60,10 @@ const SECURITY_HEADERS: [(&str, &str); 6] = [
 pub(super) struct App {
     pub(super) state: AdminState,
     pub(super) tokens: Tokens,
+    pub(super) turns: Turns,
 }
+
+pub(super) use inspection::Turns;
 
 type Shared = State<Arc<App>>;
 type Caller = Extension<Operator>;

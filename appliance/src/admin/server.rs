@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::guard::Tokens;
-use super::routes::{self, App};
+use super::routes::{self, App, Turns};
 use super::{AdminError, AdminState, Operator};
 use crate::audit::{Event, EventKind, Outcome};
 use crate::dicom::tls::{Trust, explain_handshake};
@@ -44,7 +44,7 @@ pub async fn serve(
 ) -> Result<(), AdminError> {
     let address = listener.local_addr().map_err(AdminError::Address)?;
     tracing::info!(%address, "administration page");
-    let app = Arc::new(App { state: state.clone(), tokens: Tokens::new()? });
+    let app = Arc::new(App { state: state.clone(), tokens: Tokens::new()?, turns: Turns::default() });
     let server = Arc::new(Server { router: routes::router(app), state });
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use lightbox_bootstrap::boot_entry::{self, EntryName};
+use lightbox_bootstrap::slot::own_disk;
 
 use crate::system::manifest::Version;
 use crate::system::orders::{Entry, Orders, STATE, Standing, Start};
@@ -28,7 +29,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Marks the started system as good: its boot entry gets a full counter of tries, so that a damage that
-    /// comes later still leads to the other slot. Run after `lightbox health --phantom`.
+    /// comes later still leads to the other slot. Run after `lightbox health --gate`.
     Bless {
         /// Where the EFI system partition is mounted.
         #[arg(long, value_name = "FOLDER", default_value = "/efi")]
@@ -39,6 +40,28 @@ enum Command {
         /// Where to leave what is on the partition, for those who may not look at it.
         #[arg(long, value_name = "FOLDER")]
         state: Option<PathBuf>,
+        /// A file to leave behind, as a sign that this start was good; on a file system that forgets it.
+        #[arg(long, value_name = "FILE")]
+        note: Option<PathBuf>,
+    },
+    /// Writes down the boot entries with their counters of tries, one a line, for those who may not look at
+    /// them: the health gate, which does not restart a machine that has nothing else to try.
+    Entries {
+        /// Where the EFI system partition is mounted.
+        #[arg(long, value_name = "FOLDER", default_value = "/efi")]
+        esp: PathBuf,
+        /// Where to write them.
+        #[arg(long, value_name = "FILE")]
+        note: PathBuf,
+    },
+    /// Exit code 0 if the partition lies on the disk that the running root lies on: for udev, whose links by
+    /// name lead to any disk.
+    Owns {
+        /// The kernel's name of the partition: nvme0n1p1.
+        partition: String,
+        /// Where `/sys` is.
+        #[arg(long, value_name = "FOLDER", default_value = "/sys")]
+        sys: PathBuf,
     },
     /// One line: name and flavour of the system, its boot entry, Secure Boot, the root's hash.
     Status {
@@ -52,7 +75,7 @@ impl Args {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Bless { esp, efivars, state } => {
+            Command::Bless { esp, efivars, state, note } => {
                 println!("blessed: {}", boot_entry::bless(&esp, &efivars)?);
                 if let Some(state) = state {
                     let booted = boot_entry::booted(&efivars)?;
@@ -60,6 +83,20 @@ impl Args {
                     let told = || state.display().to_string();
                     Orders::new(&state, &state).started(&start).with_context(told)?;
                     fs::write(state.join("blessed"), format!("{}\n", booted.stem)).with_context(told)?;
+                }
+                if let Some(note) = note {
+                    fs::write(&note, "").with_context(|| note.display().to_string())?;
+                }
+            }
+            Command::Entries { esp, note } => {
+                let found = boot_entry::all(&esp)?;
+                let text: String = found.iter().map(|entry| format!("{entry}\n")).collect();
+                fs::write(&note, &text).with_context(|| note.display().to_string())?;
+                println!("boot entries: {}", text.trim_end().replace('\n', ", "));
+            }
+            Command::Owns { partition, sys } => {
+                if !own_disk::owns(&sys, &partition)? {
+                    return Ok(ExitCode::FAILURE);
                 }
             }
             Command::Status { efivars } => println!("{}", status(&efivars)),

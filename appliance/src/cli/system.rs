@@ -10,8 +10,8 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, Subcommand};
 use lightbox_bootstrap::boot_entry::{self, EntryName};
 use lightbox_bootstrap::slot::uki::Uki;
-use lightbox_bootstrap::slot::{find_disk, running_root_hash};
-use lightbox_models::publish::{Addition, Change};
+use lightbox_bootstrap::slot::{own_disk, running_root_hash, verity};
+use lightbox_models::publish::{Addition, Change, Publisher};
 use lightbox_models::trust::Delegate;
 use serde_json::json;
 
@@ -127,7 +127,7 @@ struct WriteSlot {
     /// Where the EFI system partition is mounted.
     #[arg(long, value_name = "FOLDER", default_value = "/efi")]
     esp: PathBuf,
-    /// The disk [default: the one with the data].
+    /// The disk [default: the one that the running root lies on].
     #[arg(long, value_name = "FILE")]
     disk: Option<PathBuf>,
     /// The running boot entry [default: as the boot loader says].
@@ -179,7 +179,7 @@ impl WriteSlot {
         };
         let disk = match self.disk {
             Some(disk) => disk,
-            None => find_disk(Path::new("/dev"), Path::new("/sys"), "data")?,
+            None => Path::new("/dev").join(own_disk::own_disk(Path::new("/sys"))?),
         };
         let place = Place { disk, esp: self.esp, running, entry, root: self.root, here };
         let orders = Orders::new(&self.folder, &self.state);
@@ -312,7 +312,13 @@ fn install(
 }
 
 fn publish(root_fs: &Path, hash_tree: &Path, uki: &Path, signing: &Signing) -> anyhow::Result<()> {
+    for (option, path) in [("--root-fs", root_fs), ("--hash-tree", hash_tree), ("--uki", uki)] {
+        if !path.is_file() {
+            bail!("{option} {}: there is no such file; remedy: `just image` makes it", path.display());
+        }
+    }
     let said = Uki::read(uki)?;
+    verity::check(root_fs, hash_tree, &said.root_hash)?;
     let name = |key: &str| {
         said.names
             .get(key)
@@ -333,6 +339,8 @@ fn publish(root_fs: &Path, hash_tree: &Path, uki: &Path, signing: &Signing) -> a
         root_hash: said.root_hash.clone(),
         ledger: ledger.context("LIGHTBOX_LEDGER of its os-release is not SCHEMA/OLDEST")?,
     };
+    // Before anything is left in its folder.
+    drop(Publisher::open(&signing.repository)?);
     let scratch = signing.repository.join(format!(".system-{version}.json"));
     std::fs::write(&scratch, serde_json::to_vec_pretty(&manifest)?)
         .with_context(|| scratch.display().to_string())?;

@@ -225,7 +225,7 @@ async fn send(sent: &[Sent], site: &DemoSite, daemon: &Daemon, show: &mut Show) 
         target
             .send(&study.instances, true, &mut |step| {
                 if let Step::Sent(_, Some(problem)) = step {
-                    problems.push(problem.to_owned());
+                    problems.push(problem.to_string());
                 }
             })
             .await

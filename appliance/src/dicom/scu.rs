@@ -71,7 +71,35 @@ pub enum Step<'a> {
     /// The peer answered C-ECHO.
     Echoed,
     /// The instance at this position was stored, or why it was not.
-    Sent(usize, Option<&'a str>),
+    Sent(usize, Option<&'a NotStored>),
+}
+
+/// Why an instance was not stored. `Display` for people.
+#[derive(Debug, thiserror::Error)]
+pub enum NotStored {
+    /// No presentation context for it was accepted.
+    #[error("the peer does not accept SOP class {sop_class} in transfer syntax {transfer_syntax}")]
+    NoContext {
+        /// SOP class.
+        sop_class: String,
+        /// Transfer syntax.
+        transfer_syntax: String,
+    },
+    /// The peer's answer (PS3.4 §B.2.3), with its error comment.
+    #[error("status {status:#06x}{}{comment}", if comment.is_empty() { "" } else { " " })]
+    Status {
+        /// The status.
+        status: u16,
+        /// Error Comment (0000,0902); may be empty.
+        comment: String,
+    },
+}
+
+impl NotStored {
+    /// Whether the peer has no room (A7xx).
+    pub fn is_out_of_resources(&self) -> bool {
+        matches!(self, NotStored::Status { status: 0xA700..=0xA7FF, .. })
+    }
 }
 
 impl Target {
@@ -118,7 +146,7 @@ impl Target {
         for (index, instance) in instances.iter().enumerate() {
             let problem = store(&mut association, index, instance).await?;
             failed += usize::from(problem.is_some());
-            report(Step::Sent(index, problem.as_deref()));
+            report(Step::Sent(index, problem.as_ref()));
         }
         association.release().await?;
         Ok(failed)
@@ -147,12 +175,12 @@ async fn store<S: AsyncRead + AsyncWrite + Unpin>(
     association: &mut Association<S>,
     index: usize,
     instance: &Instance,
-) -> anyhow::Result<Option<String>> {
+) -> anyhow::Result<Option<NotStored>> {
     let Some(context) = association.context_for(&instance.sop_class_uid, &instance.transfer_syntax) else {
-        return Ok(Some(format!(
-            "the peer does not accept SOP class {} in transfer syntax {}",
-            instance.sop_class_uid, instance.transfer_syntax
-        )));
+        return Ok(Some(NotStored::NoContext {
+            sop_class: instance.sop_class_uid.clone(),
+            transfer_syntax: instance.transfer_syntax.clone(),
+        }));
     };
     let request = Command {
         field: C_STORE_RQ,
@@ -168,9 +196,8 @@ async fn store<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(match class_of(status) {
         Class::Success | Class::Warning => None,
         _ => {
-            let comment =
-                response.error_comment.as_ref().map(|text| text.expose().as_str()).unwrap_or_default();
-            Some(format!("status {status:#06x} {comment}").trim_end().to_owned())
+            let comment = response.error_comment.as_ref().map(|text| text.expose().trim_end().to_owned());
+            Some(NotStored::Status { status, comment: comment.unwrap_or_default() })
         }
     })
 }

@@ -10,7 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lightbox_bootstrap::boot_entry;
-use lightbox_bootstrap::slot::{esp, uki};
+use lightbox_bootstrap::slot::esp;
+use lightbox_bootstrap::slot::own_disk::{self, OwnPartition};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -109,17 +110,17 @@ impl Machine {
         }
     }
 
+    /// Of the disk that the box runs from: a stick that somebody puts in changes nothing of the box.
     fn partitions(&self, unseen: &mut Unseen) -> Vec<Partition> {
-        let mut found = Vec::new();
-        for path in unseen.folder(&self.sys.join("class/block")) {
-            let Ok(uevent) = text(&path.join("uevent")) else { continue };
-            let Some(label) = uki::names(&uevent).remove("PARTNAME") else { continue };
-            let sectors: Option<u64> = text(&path.join("size")).ok().and_then(|text| text.parse().ok());
-            let Some(bytes) = sectors.and_then(|sectors| sectors.checked_mul(512)) else { continue };
-            found.push(Partition { device: file_name(&path), label, bytes });
+        let found = own_disk::own_disk(&self.sys).and_then(|disk| own_disk::partitions(&self.sys, &disk));
+        let of = |own: OwnPartition| Partition { device: own.device, label: own.label, bytes: own.bytes };
+        match found {
+            Ok(found) => found.into_iter().map(of).collect(),
+            Err(error) => {
+                unseen.add(&self.sys.join("class/block"), &error);
+                Vec::new()
+            }
         }
-        found.sort_by(|one, other| one.device.cmp(&other.device));
-        found
     }
 
     fn registers(&self) -> BTreeMap<u8, String> {

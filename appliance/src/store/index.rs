@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lightbox_bootstrap::identity::DeviceIdentity;
+use lightbox_provisioning::site::SELF_TEST_PEER;
 use rusqlite::{OptionalExtension, params};
 use serde_json::json;
 
@@ -13,6 +14,9 @@ use super::priors;
 use crate::audit::{Event, EventKind, Outcome};
 use crate::dicom::header;
 use crate::job::{State, StudyState};
+
+/// `studies.priority` of the box's own self-test: before STAT, which is 1.
+const SELF_TEST_PRIORITY: i64 = 2;
 
 /// What became of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,10 +113,20 @@ fn open_study(writer: &Writer<'_>, new: &Entry, counts: bool, fetched: bool) -> 
     let first = if fetched { StudyState::Fetched } else { StudyState::Receiving };
     let note = if fetched { "fetched as an earlier study for another one; it is not processed" } else { "" };
     let Some((id, state)) = found else {
+        // Whether the box works is asked with a time limit, however much work waits.
+        let priority = if new.receipt.peer == SELF_TEST_PEER { SELF_TEST_PRIORITY } else { 0 };
         tx.prepare_cached(
-            "INSERT INTO studies (key, study_uid, state, revision, first_at, last_at, note) VALUES (?1,?2,?3,0,?4,?4,?5)",
+            "INSERT INTO studies (key, study_uid, state, revision, first_at, last_at, note, priority)
+             VALUES (?1,?2,?3,0,?4,?4,?5,?6)",
         )?
-        .execute(params![new.study_key(), new.study_uid.expose(), first.as_str(), now, note])?;
+        .execute(params![
+            new.study_key(),
+            new.study_uid.expose(),
+            first.as_str(),
+            now,
+            note,
+            priority
+        ])?;
         return Ok(tx.last_insert_rowid());
     };
     if fetched {

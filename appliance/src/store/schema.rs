@@ -202,7 +202,7 @@ CREATE INDEX deliveries_by_transaction ON deliveries (commit_transaction);
 "#,
     r#"
 -- Evidence of completeness, jobs on one series, orders.
-ALTER TABLE studies ADD COLUMN priority INTEGER NOT NULL DEFAULT 0; -- 1: STAT
+ALTER TABLE studies ADD COLUMN priority INTEGER NOT NULL DEFAULT 0; -- 1: STAT; 2: the box's own self-test
 
 CREATE TABLE counts (                       -- what a PACS answered when it was asked for its count
     study_id        INTEGER PRIMARY KEY REFERENCES studies (id),

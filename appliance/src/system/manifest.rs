@@ -140,6 +140,13 @@ pub struct Unfit {
     remedy: &'static str,
 }
 
+impl Unfit {
+    /// Whether this is what was said of a version earlier: another box, or this one later, may judge otherwise.
+    pub fn is_said_in(said: &str, version: &str) -> bool {
+        said.starts_with(&format!("image {version}: ")) && said.ends_with(']')
+    }
+}
+
 impl Manifest {
     /// Reads a manifest.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
@@ -318,5 +325,8 @@ mod tests {
         assert_eq!(clause(Here { ledger: Ledger { schema: 6, oldest: 1 }, ..here() }, 1), "no-way-back");
         assert_eq!(clause(Here { ledger: Ledger { schema: 12, oldest: 10 }, ..here() }, 1), "ledger-too-new");
         assert_eq!(clause(here(), 101), "too-large");
+        let said = manifest().judge(&here(), 101, 10).expect_err("refused").to_string();
+        assert!(Unfit::is_said_in(&said, "1.10.0"), "{said}");
+        assert!(!Unfit::is_said_in(&said, "1.1.0") && !Unfit::is_said_in("the slot writer: [x]", "1.10.0"));
     }
 }

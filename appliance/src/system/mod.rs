@@ -14,7 +14,7 @@ pub mod updates;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lightbox_bootstrap::slot::uki;
+use lightbox_bootstrap::slot::{own_disk, uki};
 
 use manifest::{Here, Ledger, Version};
 
@@ -75,7 +75,7 @@ impl System {
             flavour: self.flavour.clone(),
             floor: floor(Path::new(FLOOR)),
             ledger: Ledger::ours(),
-            room: room(Path::new("/sys/class/block")),
+            room: room(Path::new("/sys")),
         })
     }
 
@@ -91,22 +91,18 @@ fn floor(path: &Path) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The sizes of the slots' partitions, as the kernel tells them to everybody; the slot writer looks at the disk itself.
-fn room(class: &Path) -> Option<(u64, u64)> {
+/// The sizes of the slots' partitions on the disk that the box runs from, as the kernel tells them to everybody; the slot
+/// writer looks at the disk itself.
+fn room(sys: &Path) -> Option<(u64, u64)> {
+    let found = own_disk::partitions(sys, &own_disk::own_disk(sys).ok()?).ok()?;
     let (mut root, mut verity) = (None, None);
-    for partition in std::fs::read_dir(class).ok()?.flatten() {
-        let read = |name: &str| std::fs::read_to_string(partition.path().join(name)).ok();
-        let Some(name) = read("uevent").and_then(|text| uki::names(&text).remove("PARTNAME")) else {
-            continue;
-        };
-        let sectors: Option<u64> = read("size").and_then(|text| text.trim().parse().ok());
-        let Some(bytes) = sectors.and_then(|sectors| sectors.checked_mul(512)) else { continue };
-        let slot = match (name.starts_with("lightbox_"), name.ends_with("_verity")) {
+    for partition in found {
+        let slot = match (partition.label.starts_with("lightbox_"), partition.label.ends_with("_verity")) {
             (true, true) => &mut verity,
             (true, false) => &mut root,
             (false, _) => continue,
         };
-        *slot = Some(slot.map_or(bytes, |other: u64| other.min(bytes)));
+        *slot = Some(slot.map_or(partition.bytes, |other: u64| other.min(partition.bytes)));
     }
     root.zip(verity)
 }
@@ -132,20 +128,35 @@ mod tests {
     #[test]
     fn the_slots_sizes_are_those_that_the_kernel_tells() {
         let folder = tempfile::tempdir().expect("temp dir");
-        let add = |name: &str, label: &str, sectors: &str| {
-            std::fs::create_dir(folder.path().join(name)).expect("made");
-            std::fs::write(
-                folder.path().join(name).join("uevent"),
-                format!("DEVNAME={name}\nPARTNAME={label}\n"),
-            )
-            .expect("written");
-            std::fs::write(folder.path().join(name).join("size"), sectors).expect("written");
+        let class = folder.path().join("class/block");
+        let add = |disk: &str, name: &str, label: &str, sectors: &str| {
+            let place = class.join(disk).join(name);
+            std::fs::create_dir_all(&place).expect("made");
+            for (file, text) in [
+                ("partition", "1\n"),
+                ("uevent", &format!("DEVNAME={name}\nPARTNAME={label}\n")),
+                ("size", sectors),
+            ] {
+                std::fs::write(place.join(file), text).expect("written");
+            }
         };
         assert_eq!(room(folder.path()), None);
-        add("vda2", "lightbox_1.0.0", "8\n");
-        add("vda3", "lightbox_1.0.0_verity", "2\n");
-        add("vda4", "lightbox_1.1.0", "6\n");
-        add("vda6", "data", "1\n");
+        add("vda", "vda2", "lightbox_1.0.0", "8\n");
+        add("vda", "vda3", "lightbox_1.0.0_verity", "2\n");
+        add("vda", "vda4", "lightbox_1.1.0", "6\n");
+        add("vda", "vda6", "data", "1\n");
+        // A stick that would have the daemon refuse every image as too large.
+        add("sda", "sda1", "lightbox_9.0.0", "1\n");
+        add("sda", "sda2", "lightbox_9.0.0_verity", "1\n");
+        assert_eq!(room(folder.path()), None, "nothing says which disk is ours");
+        let mapped = class.join("dm-0");
+        std::fs::create_dir_all(mapped.join("dm")).expect("made");
+        std::fs::create_dir_all(mapped.join("slaves")).expect("made");
+        std::fs::write(mapped.join("dm/name"), "root\n").expect("written");
+        for name in ["vda2", "vda3"] {
+            std::os::unix::fs::symlink(class.join("vda").join(name), mapped.join("slaves").join(name))
+                .expect("linked");
+        }
         assert_eq!(room(folder.path()), Some((3072, 1024)));
         assert_eq!(room(Path::new("/nowhere")), None);
     }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::System;
-use super::manifest::{Here, Offered, Version};
+use super::manifest::{Here, Offered, Unfit, Version};
 use super::orders::{Orders, STATE, Standing, WriteOrder};
 use super::stage::{self, Unfetched};
 use crate::clock::{SharedClock, utc_text};
@@ -319,7 +319,10 @@ impl SystemUpdates {
             }
             let name = Offered::name(&channel, version, super::manifest::MANIFEST);
             let sha256 = verified.target(&name).map_err(Failed::Refused)?.sha256.clone();
-            if !versions.iter().any(|one| one.manifest_sha256 == sha256) {
+            if let Some(one) = versions.iter().rfind(|one| one.manifest_sha256 == sha256) {
+                self.judge_again(one, &Offered::of(&verified, &channel, version).map_err(Failed::Refused)?)
+                    .await?;
+            } else {
                 let found = stage::find(&verified, &channel, version).await.map_err(Failed::Refused)?;
                 let judged =
                     found.manifest.judge(&self.here, found.offered.root.length, found.offered.verity.length);
@@ -339,6 +342,17 @@ impl SystemUpdates {
             }
         }
         Ok(())
+    }
+
+    /// What did not fit this box may by now: another version runs, or the floor or the disk's partitions are others.
+    async fn judge_again(&self, one: &system::Version, offered: &Offered) -> Result<(), LedgerError> {
+        if one.state != State::Refused || !Unfit::is_said_in(&one.note, &one.version) {
+            return Ok(());
+        }
+        match one.manifest.judge(&self.here, offered.root.length, offered.verity.length) {
+            Ok(()) => self.go(one, State::Offered, "it fits this box by now").await,
+            Err(unfit) => self.note(one, unfit.to_string()).await,
+        }
     }
 
     /// One step of the image that is under way; else begins with the newest that may be installed.
@@ -482,7 +496,7 @@ impl SystemUpdates {
             }
             Some(said) if said.state == Standing::Refused => {
                 self.clear_stage();
-                self.go(one, State::Refused, &said.said).await
+                self.go(one, State::Refused, &format!("the slot writer refused it: {}", said.said)).await
             }
             Some(said) if said.all > 0 => {
                 self.note(one, format!("{} % written and read back", said.done * 100 / said.all)).await

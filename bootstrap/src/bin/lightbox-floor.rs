@@ -3,7 +3,7 @@
 //! A program of its own, as the initrd is no place for the daemon's binary.
 //!
 //! ```text
-//! lightbox-floor check [--os-release FILE] [--class FOLDER] [--tpm DEVICE] [--note FILE] [--pause SECONDS]
+//! lightbox-floor check [--os-release FILE] [--sys FOLDER] [--tpm DEVICE] [--note FILE] [--pause SECONDS]
 //! lightbox-floor raise [--esp FOLDER] [--os-release FILE] [--tpm DEVICE] [--note FILE]
 //! ```
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use lightbox_bootstrap::floor::tpm::{Device, Tpm};
 use lightbox_bootstrap::floor::{self, FloorError};
-use lightbox_bootstrap::slot::{esp, uki};
+use lightbox_bootstrap::slot::{SlotError, esp, own_disk, uki};
 
 /// How long the TPM's device may take to appear.
 const APPEAR: Duration = Duration::from_secs(60);
@@ -42,16 +42,11 @@ fn pause() -> Duration {
     Duration::from_secs(arguments.next().and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
-/// Whether a disk of this machine has a partition for data, as the kernel tells it. Not by udev's links: they come when
-/// udev finds the time.
-fn has_data(class: &Path) -> std::io::Result<bool> {
-    for partition in std::fs::read_dir(class)? {
-        let text = std::fs::read_to_string(partition?.path().join("uevent")).unwrap_or_default();
-        if uki::names(&text).get("PARTNAME").is_some_and(|name| name == "data") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Whether the disk that this machine runs from has a partition for data, as the kernel tells it. Not by udev's links:
+/// they come when udev finds the time. Other disks do not count: a stick's partition may have any name.
+fn has_data(sys: &Path) -> Result<bool, SlotError> {
+    let disk = own_disk::own_disk(sys)?;
+    Ok(own_disk::partitions(sys, &disk)?.iter().any(|partition| partition.label == "data"))
 }
 
 /// The rollback number of the system that runs: it lies under dm-verity.
@@ -73,7 +68,7 @@ fn run() -> Result<String, Failed> {
     let mut path = |name: &str, default: &str| given.remove(name).unwrap_or_else(|| default.into());
     let device = path("--tpm", "/dev/tpmrm0");
     let note = path("--note", "/run/lightbox-floor");
-    let (os_release, class) = (path("--os-release", "/etc/os-release"), path("--class", "/sys/class/block"));
+    let (os_release, sys) = (path("--os-release", "/etc/os-release"), path("--sys", "/sys"));
     let partitions = path("--esp", "/efi");
     path("--pause", "");
     if let Some(name) = given.keys().next() {
@@ -82,7 +77,7 @@ fn run() -> Result<String, Failed> {
     let (floor, said) = match verb.as_str() {
         "check" => {
             let number = own_number(&os_release)?;
-            let floor = floor::check(&mut open(&device)?, number, has_data(&class)?)?;
+            let floor = floor::check(&mut open(&device)?, number, has_data(&sys)?)?;
             (floor, format!("may start: rollback number {number}, floor {floor}"))
         }
         "raise" => {

@@ -15,7 +15,9 @@ pub mod disk;
 pub mod esp;
 pub mod gpt;
 mod image;
+pub mod own_disk;
 pub mod uki;
+pub mod verity;
 mod write;
 
 use std::io;
@@ -24,7 +26,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use image::{Digested, Image};
-pub use write::{Progress, find_disk, running_root_hash, write};
+pub use write::{Progress, running_root_hash, write};
 
 /// Why the other slot was not written.
 #[derive(Debug, Error)]
@@ -67,6 +69,14 @@ pub enum SlotError {
     /// A file is not the one that was promised.
     #[error("{0} has other bytes than were signed; remedy: fetch the update again")]
     Digest(PathBuf),
+    /// A hash tree does not fit.
+    #[error("{path} does not fit: {problem}; remedy: name root, hash tree and UKI of one build")]
+    Tree {
+        /// The tree.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The boot entry's program cannot be one.
     #[error("{path} is no unified kernel image of ours: {problem}; remedy: ask the publisher")]
     Uki {

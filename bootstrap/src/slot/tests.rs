@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
@@ -316,6 +316,4 @@ fn a_damaged_first_table_is_replaced_by_its_copy() {
     let last = disk.bytes.len() - 512;
     disk.bytes[last] ^= 1;
     assert!(matches!(Table::read(&disk), Err(SlotError::Table(_))));
-    let sys = Path::new("/nowhere");
-    assert!(super::find_disk(sys, sys, "data").is_err());
 }

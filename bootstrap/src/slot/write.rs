@@ -1,7 +1,7 @@
 //! The writing itself; see the module's text for the order and why.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -153,22 +153,6 @@ fn compare(
         true => Ok(()),
         false => Err(SlotError::ReadBack(what.to_owned())),
     }
-}
-
-/// The disk that a partition of this machine lies on, by the partition's name.
-///
-/// `dev` is `/dev`, `sys` is `/sys`.
-pub fn find_disk(dev: &Path, sys: &Path, label: &str) -> Result<PathBuf, SlotError> {
-    let link = dev.join("disk/by-partlabel").join(label);
-    let partition = fs::canonicalize(&link).map_err(failed(link.display(), "finding"))?;
-    let name = partition.file_name().unwrap_or_default();
-    let class = sys.join("class/block").join(name);
-    let place = fs::canonicalize(&class).map_err(failed(class.display(), "finding"))?;
-    let disk = place.parent().and_then(Path::file_name).unwrap_or_default();
-    if !place.join("partition").exists() || disk.is_empty() {
-        return Err(SlotError::Partitions(format!("{label} is no partition of a disk")));
-    }
-    Ok(dev.join(disk))
 }
 
 /// The running system's root hash, from the kernel's command line.

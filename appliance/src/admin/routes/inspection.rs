@@ -2,24 +2,46 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::{Answer, App, Caller, Failure, Shared};
-use crate::admin::pages;
+use crate::admin::{guard, pages};
 use crate::audit::Outcome;
 use crate::audit::export::Export;
 use crate::clock::utc_text;
 use crate::inspect::{self, AuditHead, Daemon, Device, Report, judge};
 use crate::store::queries;
+
+/// Least time between two reports: each is signed, and leaves an audit record.
+const REPORT_PAUSE: Duration = Duration::from_secs(1);
+/// How long a report waits for its turn.
+const REPORT_WAIT: Duration = Duration::from_secs(5);
+/// Audit logs that are handed out at once: each reads the ledger to its end.
+const EXPORTS_MAX: usize = 2;
+
+/// Whose turn it is to get what costs the box something.
+pub(in crate::admin) struct Turns {
+    reports: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Turns { reports: Arc::new(Semaphore::new(1)), exports: Arc::new(Semaphore::new(EXPORTS_MAX)) }
+    }
+}
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -43,12 +65,23 @@ struct ReportQuery {
 async fn report(
     State(app): Shared,
     Extension(operator): Caller,
+    headers: HeaderMap,
     Query(query): Query<ReportQuery>,
 ) -> Result<Response, Failure> {
+    if guard::is_cross_site(&headers) {
+        return Ok(elsewhere());
+    }
     if query.nonce.as_deref().is_some_and(|nonce| !inspect::is_nonce(nonce)) {
         let why = format!("nonce: 1 to {} letters, digits, - _ or .\n", inspect::NONCE_MAX);
         return Ok((StatusCode::BAD_REQUEST, why).into_response());
     }
+    let Ok(Ok(turn)) = timeout(REPORT_WAIT, app.turns.reports.clone().acquire_owned()).await else {
+        return Ok(too_many("reports are made one a second"));
+    };
+    drop(tokio::spawn(async move {
+        tokio::time::sleep(REPORT_PAUSE).await;
+        drop(turn);
+    }));
     // What the device's key signs is on record, with who asked.
     let detail = json!({ "action": "report", "through": "page", "nonce": query.nonce });
     app.audit(&operator, Outcome::Success, detail).await?;
@@ -67,11 +100,23 @@ async fn device_key(State(app): Shared) -> Response {
 }
 
 /// The whole audit log, as `lightbox audit export` writes it: a box without a shell has no other way to hand it out.
-async fn audit_log(State(app): Shared, Extension(operator): Caller) -> Result<Response, Failure> {
+async fn audit_log(
+    State(app): Shared,
+    Extension(operator): Caller,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    if guard::is_cross_site(&headers) {
+        return Ok(elsewhere());
+    }
+    let Ok(turn) = app.turns.exports.clone().try_acquire_owned() else {
+        return Ok(too_many("the audit log is being handed out to others"));
+    };
     app.audit(&operator, Outcome::Success, json!({ "action": "export-audit", "through": "page" })).await?;
     let ledger = app.state.ledger.clone();
     let parts = stream::try_unfold(Some(Export::default()), move |export| {
         let ledger = ledger.clone();
+        // Given back when the last part is out, or the connection is gone.
+        let _turn = &turn;
         async move {
             let Some(mut export) = export else { return Ok(None) };
             let read = ledger.read(move |reader| {
@@ -91,6 +136,16 @@ async fn audit_log(State(app): Shared, Extension(operator): Caller) -> Result<Re
     let kind = "application/jsonl".to_owned();
     let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, name)];
     Ok((headers, Body::from_stream(parts)).into_response())
+}
+
+fn elsewhere() -> Response {
+    let why = "another site's page asked for this with your certificate; remedy: follow the link on the box's own page\n";
+    (StatusCode::FORBIDDEN, why).into_response()
+}
+
+fn too_many(why: &str) -> Response {
+    let told = format!("{why}; remedy: ask again in a few seconds\n");
+    (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "5")], told).into_response()
 }
 
 fn cut(error: &dyn Display) -> std::io::Error {

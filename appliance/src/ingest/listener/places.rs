@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 /// out of it after the handshake's and ARTIM's time.
 const WAITING_MAX: u32 = 512;
 const WAITING_PER_ADDRESS_MAX: u32 = 128;
+/// Places of the box's own self-test, beside all others: it must learn that the box works when all are taken.
+const SELF_TEST_MAX: u32 = 4;
 
 /// The waiting room.
 #[derive(Debug, Default)]
@@ -28,7 +30,8 @@ impl WaitingRoom {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: u32 = waiting.values().sum();
         let count = waiting.get(&address).copied().unwrap_or_default();
-        if all >= WAITING_MAX || count >= WAITING_PER_ADDRESS_MAX {
+        let full = all >= WAITING_MAX && !address.is_loopback();
+        if full || count >= WAITING_PER_ADDRESS_MAX {
             return None;
         }
         waiting.insert(address, count + 1);
@@ -79,14 +82,23 @@ impl Places {
 
     /// A place for one more association of a peer that may have `peer_max`.
     pub fn take(&self, peer: &str, peer_max: Option<u32>) -> Result<Place<'_>, Full> {
+        self.take_of(peer, peer_max, Some(self.max))
+    }
+
+    /// A place for the box's own self-test, however many others there are.
+    pub fn take_for_self_test(&self, peer: &str) -> Result<Place<'_>, Full> {
+        self.take_of(peer, Some(SELF_TEST_MAX), None)
+    }
+
+    fn take_of(&self, peer: &str, peer_max: Option<u32>, all_max: Option<u32>) -> Result<Place<'_>, Full> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let all: u32 = open.values().sum();
         let count = open.get(peer).copied().unwrap_or_default();
         if let Some(max) = peer_max.filter(|max| count >= *max) {
             return Err(Full::Peer(max));
         }
-        if all >= self.max {
-            return Err(Full::All(self.max));
+        if let Some(max) = all_max.filter(|max| all >= *max) {
+            return Err(Full::All(max));
         }
         open.insert(peer.to_owned(), count + 1);
         show(peer, all + 1, count + 1);
@@ -129,7 +141,10 @@ mod tests {
         let _second = places.take("b", None).expect("a place");
         let _third = places.take("b", None).expect("a place");
         assert_eq!(places.take("b", None).expect_err("full"), Full::All(3));
+        let _own = places.take_for_self_test("self-test").expect("a place beside the others");
         drop(first);
+        assert_eq!(places.take("a", Some(1)).expect_err("the self-test's place counts too"), Full::All(3));
+        drop(_own);
         assert_eq!(places.open(), [("b".to_owned(), 2)].into());
         drop(places.take("a", Some(1)).expect("given back"));
     }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use lightbox_provisioning::site::{
-    Network, Peer, Problem, Site, UserIdentity, parse_fingerprint, sop_class_fits,
+    Network, Peer, Problem, SELF_TEST_PEER, Site, UserIdentity, parse_fingerprint, sop_class_fits,
 };
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -256,6 +256,11 @@ impl PeerPolicy {
 
     fn is_called(&self, calling_ae: &str) -> bool {
         self.ae_titles.iter().any(|title| title == calling_ae)
+    }
+
+    /// Whether this is the box's own question whether it works, asked from this machine.
+    pub fn is_self_test(&self, address: IpAddr) -> bool {
+        self.name == SELF_TEST_PEER && address.to_canonical().is_loopback()
     }
 
     fn is_from(&self, address: IpAddr) -> bool {

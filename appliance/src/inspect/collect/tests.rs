@@ -59,9 +59,16 @@ fn a_machine_is_seen_as_it_is() {
     made.write(&format!("sys/firmware/efi/efivars/SecureBoot-{GLOBAL}"), [6, 0, 0, 0, 1]);
     made.write(&format!("sys/firmware/efi/efivars/SetupMode-{GLOBAL}"), [6, 0, 0, 0, 0]);
     made.write("sys/class/tpm/tpm0/pcr-sha256/7", "AB12\n");
-    made.write("sys/class/block/vda2/uevent", "PARTNAME=lightbox_1.0.0\n");
-    made.write("sys/class/block/vda2/size", "8\n");
-    made.write("sys/class/block/vda/uevent", "DEVNAME=vda\n");
+    for disk in ["vda", "sda"] {
+        let part = format!("sys/class/block/{disk}/{disk}2");
+        made.write(&format!("{part}/partition"), "2\n");
+        made.write(&format!("{part}/uevent"), "PARTNAME=lightbox_1.0.0\n");
+        made.write(&format!("{part}/size"), "8\n");
+    }
+    made.write("sys/class/block/dm-0/dm/name", "root\n");
+    let slaves = made.folder.path().join("sys/class/block/dm-0/slaves");
+    fs::create_dir_all(&slaves).expect("made");
+    symlink(made.folder.path().join("sys/class/block/vda/vda2"), slaves.join("vda2")).expect("linked");
     made.write("efi/EFI/Linux/lightbox_1.0.0+2-1.efi", "x");
     made.write("run/lightbox-floor", "3\n");
     let heading = "  sl  local_address rem_address   st\n";

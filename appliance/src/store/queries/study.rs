@@ -203,7 +203,7 @@ pub fn study(connection: &Connection, key: &str) -> Result<StudyDetail, LedgerEr
     let study = Study { connection, id: line.id, numbers };
     let revisions = study.revisions()?;
     let stat = connection
-        .prepare_cached("SELECT priority FROM studies WHERE id = ?1")?
+        .prepare_cached("SELECT priority = 1 FROM studies WHERE id = ?1")?
         .query_row([study.id], |row| row.get(0))?;
     let early_jobs = study.jobs(line.revision + 1)?;
     let priors = priors::of_study(connection, study.id)?;

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Name of the peer by which the box sends to itself, to learn whether it works. From this machine it is let in past
+/// a filling disk and taken places, and its studies come first.
+pub const SELF_TEST_PEER: &str = "self-test";
+
 /// `[[peer]]`: one application entity.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
