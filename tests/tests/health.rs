@@ -119,6 +119,11 @@ fn a_site_without_the_peer_hears_what_to_add() {
     // A restart of the daemon, which is what the watch asks for, adds no peer to the site file.
     let said = health(&line, &["--watch"]).ok("health --watch");
     assert!(said.out.starts_with("not asked: "), "{}", said.all());
+    let broken = line.hospital.folder().join("broken-site.toml");
+    fs::write(&broken, "[applience]\n").expect("written");
+    let broken = broken.to_str().expect("plain");
+    let said = run_lightbox(&["health", "--site", broken, "--watch"]).ok("health --watch");
+    assert!(said.out.starts_with("not asked: "), "{}", said.all());
 }
 
 #[test]
@@ -176,6 +181,7 @@ fn a_gate_waits_for_a_model_that_is_out_of_service_with_one_and_the_same_study()
     let told = gate.line();
     assert!(told.contains("no active version") && told.contains("models list"), "{told}");
     assert!(gate.still_asks());
+    // Between two looks of the gate, and then the study takes its time: neither may be taken for a fault.
     set("recalled", "active");
     let (code, said) = gate.end();
     assert!(code == Some(0) && said.contains("healthy: exact"), "{said}");

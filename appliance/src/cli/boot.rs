@@ -77,15 +77,15 @@ impl Args {
         match self.command {
             Command::Bless { esp, efivars, state, note } => {
                 println!("blessed: {}", boot_entry::bless(&esp, &efivars)?);
+                if let Some(note) = note {
+                    fs::write(&note, "").with_context(|| note.display().to_string())?;
+                }
                 if let Some(state) = state {
                     let booted = boot_entry::booted(&efivars)?;
                     let start = start(&booted, boot_entry::all(&esp)?);
                     let told = || state.display().to_string();
                     Orders::new(&state, &state).started(&start).with_context(told)?;
                     fs::write(state.join("blessed"), format!("{}\n", booted.stem)).with_context(told)?;
-                }
-                if let Some(note) = note {
-                    fs::write(&note, "").with_context(|| note.display().to_string())?;
                 }
             }
             Command::Entries { esp, note } => {

@@ -320,8 +320,10 @@ impl SystemUpdates {
             let name = Offered::name(&channel, version, super::manifest::MANIFEST);
             let sha256 = verified.target(&name).map_err(Failed::Refused)?.sha256.clone();
             if let Some(one) = versions.iter().rfind(|one| one.manifest_sha256 == sha256) {
-                self.judge_again(one, &Offered::of(&verified, &channel, version).map_err(Failed::Refused)?)
-                    .await?;
+                // One that lost a file must not hide those after it.
+                if let Ok(offered) = Offered::of(&verified, &channel, version) {
+                    self.judge_again(one, &offered).await?;
+                }
             } else {
                 let found = stage::find(&verified, &channel, version).await.map_err(Failed::Refused)?;
                 let judged =

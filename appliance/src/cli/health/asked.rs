@@ -39,8 +39,8 @@ fn local(listen: &str) -> anyhow::Result<String> {
     let (host, port) =
         listen.rsplit_once(':').ok_or_else(|| anyhow!("dicom.listen is no address with a port"))?;
     Ok(match host.trim_matches(['[', ']']) {
-        "0.0.0.0" => format!("127.0.0.1:{port}"),
-        "::" | "" => format!("[::1]:{port}"),
+        // "::" listens for IPv4 too, and the peer's usual network is 127.0.0.1.
+        "0.0.0.0" | "::" | "" => format!("127.0.0.1:{port}"),
         _ => listen.to_owned(),
     })
 }
@@ -59,7 +59,30 @@ pub async fn echo(target: &Target, deadline: Instant) -> anyhow::Result<()> {
     }
 }
 
-/// Whether the daemon answered, only not as we would like: it rejected the association.
+/// Whether the daemon answered, only not as we would like: it rejected the association, or our certificate.
 pub fn is_refusal(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(AssociationError::Rejected(_)))
+    let rejected = matches!(error.downcast_ref(), Some(AssociationError::Rejected(_)));
+    rejected
+        || error.chain().any(|cause| {
+            let io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            let tls = io.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            matches!(tls, Some(rustls::Error::AlertReceived(_)))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rejection_and_an_alert_are_answers_and_a_closed_port_is_none() {
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateUnknown);
+        let io = |inner: rustls::Error| std::io::Error::new(std::io::ErrorKind::InvalidData, inner);
+        assert!(is_refusal(&anyhow::Error::new(io(alert.clone())).context("the handshake failed")));
+        assert!(is_refusal(&anyhow::Error::new(AssociationError::Io(io(alert)))));
+        let closed = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        assert!(!is_refusal(&anyhow::Error::new(closed)));
+        assert_eq!(local("[::]:2762").expect("an address"), "127.0.0.1:2762");
+        assert_eq!(local("192.0.2.2:2762").expect("an address"), "192.0.2.2:2762");
+    }
 }

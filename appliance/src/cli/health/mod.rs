@@ -64,11 +64,11 @@ pub struct Args {
     /// try left.
     #[arg(long, conflicts_with = "watch")]
     gate: bool,
-    /// For the image's watch: an association that is refused is an answer too, and a site without the peer
-    /// is not asked.
+    /// For the image's watch: a refusal (A-ASSOCIATE-RJ, or an alert of TLS) is an answer too, and where the
+    /// site file is unreadable or has no such peer, nothing is asked.
     #[arg(long, conflicts_with = "phantom")]
     watch: bool,
-    /// Seconds to wait for the daemon, all in all; `timers.quiet_seconds` comes on top for a study.
+    /// Seconds to wait for the daemon, and as long again for a study's answer after `timers.quiet_seconds`.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     wait: u64,
     /// The boot entries with their counters, one a line; where the file is not there, a restart may help.
@@ -119,7 +119,11 @@ impl Args {
     /// on waiting.
     async fn once(&self, patient: &mut dyn FnMut(&str) -> bool) -> Result<String, Unwell> {
         let deadline = Instant::now() + Duration::from_secs(self.wait);
-        let place = Place::open(&self.site)?;
+        let place = match Place::open(&self.site) {
+            // The daemon goes on with the site file that it has: a restart would take that from it.
+            Err(error) if self.watch => return Ok(format!("not asked: {}", chain(&*error))),
+            place => place?,
+        };
         // A box that came back from a newer release: the daemon does not start on such a ledger, however long we wait.
         place.is_no_newer_releases()?;
         let target = match asked::target(&place) {
@@ -136,8 +140,9 @@ impl Args {
         if !self.phantom && !self.gate {
             return Ok("healthy: it answers, and its ledger can be read".to_owned());
         }
-        let quiet = Duration::from_secs(place.site.file.timers.quiet_seconds);
-        let found = study::through(&target, &ledger, deadline + quiet, patient).await?;
+        // A time of its own: a daemon that was long in starting is none the worse for it.
+        let wait = Duration::from_secs(self.wait + place.site.file.timers.quiet_seconds);
+        let found = study::through(&target, &ledger, wait, patient).await?;
         Ok(format!("healthy: {found}"))
     }
 
@@ -146,10 +151,11 @@ impl Args {
         let mut pause = AGAIN;
         let mut said = String::new();
         let mut tell = |why: &str| {
-            // On the machine's console: each reason once.
+            // On the machine's console: each reason once, on one line.
+            let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
             if said != why {
                 eprintln!("NOT healthy yet: {why}");
-                why.clone_into(&mut said);
+                said = why;
             }
             true
         };

@@ -37,12 +37,20 @@ impl Drop for Scratch {
     }
 }
 
-/// Sends a phantom that the box has never seen and waits for the exact answer. A study that waits after the deadline
-/// for what a restart would not mend goes on waiting as long as `patient`, who hears why, says so.
+/// What a phantom without an answer waits for.
+enum Waits {
+    /// For something that ends by itself, or by a person's doing: the same study is answered then.
+    For(anyhow::Error),
+    /// For nothing that would come.
+    InVain(Unwell),
+}
+
+/// Sends a phantom that the box has never seen and waits `wait` for the exact answer. A study that waits for what a
+/// restart would not mend is given as long again as often as `patient`, who hears why, says so.
 pub async fn through(
     target: &Target,
     ledger: &Connection,
-    deadline: Instant,
+    wait: Duration,
     patient: &mut dyn FnMut(&str) -> bool,
 ) -> Result<String, Unwell> {
     let mut seed = [0; 8];
@@ -51,14 +59,17 @@ pub async fn through(
     let spec = Spec { rows: 128, columns: 128, disks: 3, ..Spec::new(kind, u64::from_ne_bytes(seed)) };
     let phantom = generate(&spec).context("the phantom cannot be made")?;
     send(target, &phantom).await?;
+    let mut deadline = Instant::now() + wait;
     let outcome = loop {
         if let Some(outcome) = outcome(ledger, &phantom)? {
             break outcome;
         }
         if Instant::now() >= deadline {
             match standing(ledger, &phantom)? {
-                Unwell::Held(why) if patient(&why.to_string()) => {}
-                unwell => return Err(unwell),
+                // Anew from here: what it waited for may be over by the next look, and then it takes its time.
+                Waits::For(why) if patient(&why.to_string()) => deadline = Instant::now() + wait,
+                Waits::For(why) => return Err(Unwell::Held(why)),
+                Waits::InVain(unwell) => return Err(unwell),
             }
         }
         tokio::time::sleep(PAUSE).await;
@@ -127,8 +138,7 @@ fn outcome(ledger: &Connection, phantom: &Phantom) -> anyhow::Result<Option<Mode
     }
 }
 
-/// What a phantom without an answer waits for.
-fn standing(ledger: &Connection, phantom: &Phantom) -> anyhow::Result<Unwell> {
+fn standing(ledger: &Connection, phantom: &Phantom) -> anyhow::Result<Waits> {
     let found: Option<(String, Option<String>, bool, bool)> = ledger
         .query_row(
             "SELECT s.state, j.state, EXISTS (SELECT 1 FROM model_slots m WHERE m.slot = j.model AND m.managed = 1
@@ -143,17 +153,18 @@ fn standing(ledger: &Connection, phantom: &Phantom) -> anyhow::Result<Unwell> {
     let waiting = Some(JobState::Waiting.as_str());
     Ok(match found {
         Some((state, None, ..)) if state != StudyState::Receiving.as_str() => {
-            site_lacks(&format!("the phantom study was stored and no rule gives it to a model: there is none for the peer \"{SELF_TEST_PEER}\""))
+            Waits::InVain(site_lacks(&format!(
+                "the phantom study was stored and no rule gives it to a model: there is none for the peer \"{SELF_TEST_PEER}\""
+            )))
         }
-        Some((_, job, true, _)) if job.as_deref() == waiting => Unwell::Held(anyhow!(
+        Some((_, job, true, _)) if job.as_deref() == waiting => Waits::For(anyhow!(
             "the phantom study waits, because its model has no active version; remedy: see `lightbox models list`, or the page's models"
         )),
         Some((_, job, _, true)) if job.as_deref() == waiting => {
-            Unwell::Held(anyhow!("the phantom study waits until the study is done that a model is at work on"))
+            Waits::For(anyhow!("the phantom study waits until the study is done that a model is at work on"))
         }
-        _ => anyhow!(
+        _ => Waits::InVain(Unwell::Broken(anyhow!(
             "the phantom study was stored and no model has answered in time; remedy: look at `lightbox studies list`"
-        )
-        .into(),
+        ))),
     })
 }
