@@ -70,7 +70,12 @@ const INFLATED_MAX: u64 = 1 << 20;
 
 /// A peer's whole conversation: A-ASSOCIATE-RQ, then messages, as the listener reads them.
 pub fn association(bytes: &[u8]) {
-    let limits = Limits { max_pdu: 16_384, artim: Duration::from_secs(1), idle: Duration::from_secs(1) };
+    let limits = Limits {
+        max_pdu: 16_384,
+        artim: Duration::from_secs(1),
+        idle: Duration::from_secs(1),
+        operations: 8,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(async {
         let stream = join(Cursor::new(bytes.to_vec()), sink());

@@ -11,6 +11,7 @@ use lightbox::finding::{Completeness, ModelResult};
 use lightbox::infer::engine::EngineHandle;
 use lightbox::infer::image::Limits;
 use lightbox::infer::{StoredImage, load, run};
+use lightbox::phantom::truth::Truth;
 use lightbox::phantom::{Kind, Phantom, Spec, generate};
 use lightbox::structure::structure;
 use lightbox_models::Bundle;
@@ -187,4 +188,21 @@ async fn real_images_are_survived() {
             assert!(region.top >= 0.0 && region.bottom <= f64::from(geometry.rows), "{name}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_health_gate_s_phantom_is_answered_exactly_whatever_its_seed() {
+    let (bundle, engine) = (bundle(), common::engine().await);
+    let mut wrong = Vec::new();
+    for seed in 0..60 {
+        // The gate draws any of 2^64.
+        let seed = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(seed + 1);
+        let spec = Spec { rows: 128, columns: 128, disks: 3, ..Spec::new(Kind::Ct { slices: 4 }, seed) };
+        let phantom = generate(&spec).unwrap();
+        let result = examine(&bundle, &engine, &phantom).await;
+        if let Err(why) = Truth::new(phantom, &spec).check(&result.findings) {
+            wrong.push(format!("seed {seed:#x}: {why}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -16,6 +16,9 @@ use thiserror::Error;
 /// Tries of an entry that was started well. The image is made with the same number.
 pub const TRIES: u32 = 3;
 
+/// Ends the name of an entry that is not whole yet; no boot loader looks at it.
+pub const PART: &str = ".part";
+
 /// The vendor identifier of the boot loader interface's EFI variables.
 const VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
@@ -153,7 +156,8 @@ pub fn all(esp: &Path) -> Result<Vec<EntryName>, BootEntryError> {
 /// `esp` is where the EFI system partition is mounted, `efivars` where EFI variables are. Mount it with `dirsync`:
 /// Linux' FAT writes a renamed file's new name first, empty, and its length and place later; only with `dirsync` is
 /// the old name there until the new one is whole. What a power cut then leaves is an empty file beside the good one,
-/// which the next blessing takes away.
+/// which the next blessing takes away; or both names for the same clusters. Of these `fsck.fat`, before the partition is
+/// mounted, empties the one that it finds later. It may leave the name that an entry had before it was whole.
 pub fn bless(esp: &Path, efivars: &Path) -> Result<String, BootEntryError> {
     let entry = booted(efivars)?;
     let folder = esp.join("EFI/Linux");
@@ -192,18 +196,24 @@ struct Found {
 fn find(folder: &Path, stem: &str) -> Result<Found, BootEntryError> {
     let failed = |source| BootEntryError::Io { path: folder.to_owned(), operation: "reading", source };
     let mut found = Found { whole: None, empty: Vec::new() };
+    // It runs, so it was whole when its last rename began.
+    let (part, mut before) = (format!("{stem}{PART}"), None);
     for file in fs::read_dir(folder).map_err(failed)? {
         let file = file.map_err(failed)?;
-        let name = file.file_name().to_str().and_then(EntryName::parse);
-        if !name.is_some_and(|name| name.stem.eq_ignore_ascii_case(stem)) {
-            continue;
-        }
-        if file.metadata().map_err(failed)?.len() == 0 {
-            found.empty.push(file.path());
-        } else {
-            found.whole = Some(file.path());
+        let is_empty = file.metadata().map_err(failed)?.len() == 0;
+        let name = file.file_name();
+        let name = name.to_string_lossy();
+        if name.eq_ignore_ascii_case(&part) {
+            before = (!is_empty).then(|| file.path());
+        } else if EntryName::parse(&name).is_some_and(|name| name.stem.eq_ignore_ascii_case(stem)) {
+            if is_empty {
+                found.empty.push(file.path());
+            } else {
+                found.whole = Some(file.path());
+            }
         }
     }
+    found.whole = found.whole.or(before);
     Ok(found)
 }
 
@@ -285,6 +295,22 @@ mod tests {
             let kept = fs::read(esp.join("EFI/Linux/lightbox_1.0.0+3.efi")).unwrap();
             assert_eq!(kept, b"lightbox_1.0.0+2-1.efi", "{empty}");
         }
+    }
+
+    #[test]
+    fn the_name_before_it_was_whole_is_taken_where_no_other_is_left() {
+        let (_folder, esp, efivars) =
+            esp(&["lightbox_1.0.0.part", "lightbox_1.1.0.part", "lightbox_1.1.0+2-1.efi"]);
+        fs::write(esp.join("EFI/Linux/lightbox_1.0.0+2-1.efi"), "").unwrap();
+        set(&efivars, "LoaderBootCountPath", "\\EFI\\Linux\\lightbox_1.0.0+2-1.efi");
+        bless(&esp, &efivars).unwrap();
+        let kept = fs::read(esp.join("EFI/Linux/lightbox_1.0.0+3.efi")).unwrap();
+        assert_eq!(kept, b"lightbox_1.0.0.part");
+        // Where another is left, that is the one.
+        set(&efivars, "LoaderBootCountPath", "\\EFI\\Linux\\lightbox_1.1.0+2-1.efi");
+        bless(&esp, &efivars).unwrap();
+        let kept = fs::read(esp.join("EFI/Linux/lightbox_1.1.0+3.efi")).unwrap();
+        assert_eq!(kept, b"lightbox_1.1.0+2-1.efi");
     }
 
     #[test]

@@ -45,6 +45,7 @@ class Fast:
         rows.check("the box partitions itself as meant", self.repart)
         rows.check("initrd, verity and UKI are the same when made again", self.again)
         rows.check("the anti-rollback floor, on an emulated TPM", self.floor)
+        rows.check("a rename of a boot entry that a power cut broke off is mended before the ESP is mounted", self.cut_rename)
         rows.check("the lock holds what is asked for", self.lock)
         shutil.rmtree(self.work)
 
@@ -251,6 +252,47 @@ class Fast:
             emulator.terminate()
             emulator.wait()
         return f"{len(steps)} steps; {said}"
+
+    def cut_rename(self):
+        """Linux renames on FAT in three writes; after the second, two names have the same clusters."""
+        lines = (self.unpacked() / "etc/fstab").read_text().splitlines()
+        esp = [line.split() for line in lines if " /efi vfat " in line]
+        expect(len(esp) == 1 and esp[0][5] == "2", "the EFI system partition is not checked before it is mounted")
+        image, uki = self.work / "cut.fat", self.work / "cut.uki"
+        image.write_bytes(b"")
+        with open(image, "r+b") as file:
+            file.truncate(64 << 20)
+        uki.write_bytes(hashlib.sha256(b"a boot entry").digest() * 100_000)
+        old, new = "lightbox_1.2.0+2-1.efi", "lightbox_1.2.0+3.efi"
+        self.tools.run("mkfs.fat", "-F", "32", image)
+        self.tools.run("mmd", "-i", image, "::/EFI", "::/EFI/Linux")
+        for name in (old, new):
+            self.tools.run("mcopy", "-i", image, uki, f"::/EFI/Linux/{name}")
+        # Both are files of their own so far: the second name gets the clusters of the first.
+        data = bytearray(image.read_bytes())
+        clusters = struct.unpack_from("<H", data, 14)[0] + data[16] * struct.unpack_from("<I", data, 36)[0]
+        found = [at for at in range(clusters * SECTOR, len(data), 32)
+                 if data[at + 11] == 0x20 and data[at:at + 6] == b"LIGHTB" and data[at + 8:at + 11] == b"EFI"]
+        expect(len(found) == 2, f"{len(found)} entries where two were made")
+        for field in (slice(20, 22), slice(26, 32)):
+            first = slice(found[0] + field.start, found[0] + field.stop)
+            data[found[1] + field.start:found[1] + field.stop] = data[first]
+        image.write_bytes(data)
+        done = self.tools.run("fsck.fat", "-a", image, check=False)
+        # As systemd-fsck has it: 1 is mended, and lost clusters of the second file are no fault.
+        expect(done.returncode in (0, 1), f"fsck.fat: {done.returncode}: {done.stdout}")
+        sizes = {}
+        for name in (old, new):
+            back = self.work / "cut.back"
+            self.tools.run("mcopy", "-n", "-o", "-i", image, f"::/EFI/Linux/{name}", back)
+            sizes[name] = back.stat().st_size
+            expect(sizes[name] in (0, uki.stat().st_size), f"{name} has {sizes[name]} bytes")
+            if sizes[name]:
+                expect(back.read_bytes() == uki.read_bytes(), f"{name} has other bytes")
+        expect(sorted(map(bool, sizes.values())) == [False, True], f"not one whole file and one empty one: {sizes}")
+        clean = self.tools.run("fsck.fat", "-n", image, check=False)
+        expect(clean.returncode == 0, f"still not clean: {clean.stdout}")
+        return "one name keeps the file, the other is empty, which the next blessing removes"
 
     def lock(self):
         """Every package of image.toml is in the lock, once."""

@@ -79,6 +79,7 @@ told = {
     "identity_confirmed": None,
     "max_pdu": None,
     "contexts": [],
+    "async_window": None,
     "answered": [],
     "statuses": [],
 }
@@ -89,6 +90,10 @@ elif answer is not None:
     told["identity_confirmed"] = any(
         isinstance(item, UserIdentityNegotiation) for item in answer.user_information
     )
+    for item in answer.user_information:
+        if isinstance(item, AsynchronousOperationsWindowNegotiation):
+            told["async_window"] = [
+                item.maximum_number_operations_invoked, item.maximum_number_operations_performed]
     told["answered"] = sorted({type(item).__name__ for item in answer.user_information})
     for context in association.accepted_contexts + association.rejected_contexts:
         syntax = context.transfer_syntax[0] if context.result == 0 else None

@@ -158,7 +158,6 @@ impl Firmware {
             "boot": boot, "entry": format!("lightbox_{version}"), "failed": 0, "others": others,
         });
         fs::write(self.at("state/start"), start.to_string()).expect("written");
-        fs::write(self.at("state/blessed"), format!("lightbox_{version}\n")).expect("written");
     }
 
     /// A disk with two slots.
@@ -264,7 +263,26 @@ impl Firmware {
         ] {
             command.arg(name).arg(path);
         }
-        run(command.env("LIGHTBOX_OS_RELEASE", self.at("os-release")))
+        command.env("LIGHTBOX_OS_RELEASE", self.at("os-release"));
+        run(command.env("LIGHTBOX_BOOT_ID", self.at("boot-id")))
+    }
+
+    /// A slot writer that took the order and was stopped when a third was written.
+    #[track_caller]
+    pub fn is_interrupted_at_a_third(&self, version: &str) {
+        let boot = fs::read_to_string(self.at("boot-id")).expect("read");
+        let progress = serde_json::json!({
+            "version": version, "boot": boot, "state": "writing", "done": 100, "all": 300, "said": "",
+        });
+        fs::write(self.at("state/slot-write"), progress.to_string()).expect("written");
+        fs::remove_file(self.at("orders/write")).expect("an order to write");
+    }
+
+    /// Another counter for a boot entry.
+    #[track_caller]
+    pub fn rename_entry(&self, from: &str, to: &str) {
+        let folder = self.at("esp/EFI/Linux");
+        fs::rename(folder.join(from), folder.join(to)).expect("renamed");
     }
 
     /// Whether an order waits: `write` or `restart`.

@@ -1,7 +1,7 @@
 //! Peers that misbehave: slowly, and all at once. Nothing leaks, nobody else suffers, and what was
 //! acknowledged is there. `LIGHTBOX_ABUSE_SECONDS=N` abuses for longer (`./justw abuse`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -15,6 +15,7 @@ use lightbox_tests::peers::curl::Browser;
 use lightbox_tests::peers::raw;
 use lightbox_tests::peers::storescu::Storescu;
 use lightbox_tests::peers::tls_client::Stream;
+use lightbox_tests::peers::windowed::Windowed;
 use lightbox_tests::samples::sample;
 use lightbox_tests::{Daemon, Hospital, Identity, Site};
 use nix::libc::linger;
@@ -222,6 +223,9 @@ fn misbehave(
         drop(stream.read(&mut [0; 64]));
         return Ok(Vec::new());
     }
+    if kind == 9 {
+        return leave_under_way(scene, random, next);
+    }
     let (mut stream, answer) = raw::associate(to, &scene.hospital, &scene.abuser, "CT1")?;
     if answer.0 != 2 {
         return Ok(Vec::new());
@@ -253,6 +257,28 @@ fn misbehave(
         _ => stream.write_all(&raw::release()).and_then(|()| raw::read(&mut stream).map(|_| ())),
     };
     drop(ended);
+    Ok(acknowledged)
+}
+
+/// Several images under way on one association, some of their answers read, then a reset.
+fn leave_under_way(
+    scene: &Scene,
+    random: &mut Random,
+    next: &mut impl FnMut() -> (String, String),
+) -> io::Result<Vec<String>> {
+    let mut sender = Windowed::associate(scene.daemon.dicom, &scene.hospital, &scene.abuser, "CT1", 8)?;
+    let mut open = BTreeMap::new();
+    for _ in 0..1 + random.below(7) {
+        let (study, instance) = next();
+        let id = sender.begin(&study, &instance, &vec![7; 20_000 + 2 * random.below(30_000) as usize])?;
+        open.insert(id, instance);
+    }
+    let mut acknowledged = Vec::new();
+    for _ in 0..random.below(open.len() as u64 + 1) {
+        let Ok((id, status)) = sender.answer() else { break };
+        acknowledged.extend(open.remove(&id).filter(|_| status == 0));
+    }
+    reset(&sender.stream);
     Ok(acknowledged)
 }
 

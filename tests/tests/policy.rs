@@ -230,7 +230,7 @@ fn odd_requests_are_answered_as_the_standard_says() {
     let contexts = answer.told["contexts"].as_array().expect("contexts");
     assert_eq!(contexts.iter().filter(|context| context[2] == 0).count(), 128);
 
-    // The roles are answered; what is not negotiated is not, which means the default (PS3.7 D.3.3.3 to D.3.3.6).
+    // Window and roles are answered; what is not negotiated is not, which means the default (PS3.7 D.3.3.5, D.3.3.6).
     let odd = scene
         .ct
         .with("max_pdu", 0.into())
@@ -245,6 +245,7 @@ fn odd_requests_are_answered_as_the_standard_says() {
     assert_eq!(
         told,
         [
+            "AsynchronousOperationsWindowNegotiation",
             "ImplementationClassUIDNotification",
             "ImplementationVersionNameNotification",
             "MaximumLengthNotification",
@@ -252,6 +253,10 @@ fn odd_requests_are_answered_as_the_standard_says() {
         ]
     );
     assert_eq!(answer.told["max_pdu"], 20_000, "the peer's own limit was not announced");
+    assert_eq!(answer.told["async_window"], json!([5, 1]));
+    let unlimited = scene.accepted(&scene.ct.with("async_window", json!([0, 0])));
+    assert_eq!(unlimited.told["async_window"], json!([8, 1]), "no more than dicom.operations_at_once");
+    assert_eq!(scene.accepted(&scene.ct).told["async_window"], Value::Null, "nobody has asked for it");
     assert_eq!(scene.daemon.ledger().number("SELECT count(*) FROM instances"), 1);
 }
 

@@ -4,10 +4,11 @@
 //!
 //! `LIGHTBOX_SEED=N` repeats the instants as far as the machine lets it, `LIGHTBOX_CUTS=N` asks for more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use lightbox_tests::chance::number;
 use lightbox_tests::command::{python, run_lightbox};
 use lightbox_tests::peers::power_cut::{Cut, PowerCutDisk};
 use lightbox_tests::peers::storescu::Storescu;
+use lightbox_tests::peers::windowed::Windowed;
 use lightbox_tests::samples::{held_digests, large_sample, sample};
 use lightbox_tests::{Daemon, Hospital, Site};
 
@@ -89,6 +91,53 @@ impl Sender {
     }
 }
 
+/// A sender with several images under way on its association, until it is told to stop.
+struct WindowedSender {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl WindowedSender {
+    fn start(hospital: &Hospital, modality: &Storescu, daemon: &Daemon, said: &Arc<Mutex<Said>>) -> Self {
+        let mut sender = Windowed::associate(daemon.dicom, hospital, modality.identity(), "CT1", 4)
+            .expect("an association with a window");
+        assert_eq!(sender.granted, Some((4, 1)));
+        let (stop, said) = (Arc::new(AtomicBool::new(false)), said.clone());
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || {
+            let hex = |digest: [u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let mut under_way = BTreeMap::new();
+            for number in 0_u32.. {
+                let stopped = stopped.load(Ordering::Acquire);
+                if !stopped {
+                    // Some go to the disk in one piece, some in several.
+                    let bytes = [30_000, 400_000, 1_000_000][number as usize % 3];
+                    let pixels: Vec<u8> = (0..bytes).map(|at: u32| (at ^ number) as u8).collect();
+                    let (study, instance) = ("1.2.840.99.8", format!("1.2.840.99.8.{number}"));
+                    let digest = hex(Windowed::digest(study, &instance, &pixels));
+                    said.lock().expect("whole").sent.insert(digest.clone());
+                    let id = sender.begin(study, &instance, &pixels).expect("sent");
+                    under_way.insert(id, digest);
+                }
+                if under_way.len() == 4 || stopped && !under_way.is_empty() {
+                    let (id, status) = sender.answer().expect("an answer");
+                    assert_eq!(status, 0);
+                    let digest = under_way.remove(&id).expect("one that is under way");
+                    said.lock().expect("whole").acknowledged.insert(digest);
+                } else if stopped {
+                    break;
+                }
+            }
+        });
+        WindowedSender { stop, thread }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().expect("it sent well");
+    }
+}
+
 /// What was wrong with a disk.
 #[derive(Default)]
 struct Found {
@@ -116,6 +165,7 @@ fn cut_power(cuts: u64, seed: u64, ignored: Option<&str>) -> Found {
     let senders: Vec<_> = (0..SENDERS)
         .map(|number| Sender::start(&hospital, &modality, &daemon, seed * 10 + number, &said))
         .collect();
+    let windowed = WindowedSender::start(&hospital, &modality, &daemon, &said);
     daemon.wait_for("the first image", 30, |_| {
         (!said.lock().expect("whole").acknowledged.is_empty()).then_some(())
     });
@@ -131,6 +181,7 @@ fn cut_power(cuts: u64, seed: u64, ignored: Option<&str>) -> Found {
         images.push((image, acknowledged));
     }
     senders.into_iter().for_each(Sender::stop);
+    windowed.stop();
     daemon.kill();
     drop(disk);
     let sent = said.lock().expect("whole").sent.clone();

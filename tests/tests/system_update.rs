@@ -6,6 +6,7 @@ use std::fs;
 use lightbox_tests::command::run_lightbox;
 use lightbox_tests::firmware::{Firmware, Image};
 use lightbox_tests::peers::curl::Browser;
+use lightbox_tests::peers::raw;
 use lightbox_tests::peers::storescu::Storescu;
 use lightbox_tests::samples::phantom;
 use lightbox_tests::{Daemon, Hospital, Identity, Site, wait};
@@ -147,6 +148,7 @@ fn a_box_that_came_back_says_so_and_does_not_try_again_by_itself() {
     place.daemon.wait_for("the order", 10, |_| place.firmware.is_ordered("restart").then_some(()));
     assert_eq!(place.states(), ["1.1.0 restarting"]);
     place.firmware.restarts();
+    place.firmware.passes_its_gate("1.0.0");
     place.restart();
     place.wait_for(&["1.1.0 fell-back"]);
     assert!(place.page().contains("fell back"), "{}", place.page());
@@ -339,6 +341,114 @@ fn a_restart_that_nobody_ordered_starts_what_is_in_its_slot_and_is_no_fall() {
     place.wait_for(&["1.1.0 installed", "1.2.0 fell-back"]);
     let fell = place.daemon.ledger().audit("system-update").pop().expect("a record");
     assert_eq!(fell.detail["version"].as_str(), Some("1.2.0"));
+}
+
+#[test]
+fn a_slot_writer_that_was_interrupted_is_asked_again_after_the_start() {
+    let mut place = Box::start("");
+    place.firmware.publish(&Image::new("1.1.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    place.install(&[]);
+    place.until_written();
+    // It took the order and was a third through.
+    place.firmware.is_interrupted_at_a_third("1.1.0");
+    place.daemon.wait_for("the progress", 10, |_| place.notes().contains("33 % written").then_some(()));
+    assert!(!place.firmware.is_ordered("write"), "it is at work");
+    // The power goes.
+    place.firmware.is_started_anew();
+    place.restart();
+    place.daemon.wait_for("the order", 10, |_| place.firmware.is_ordered("write").then_some(()));
+    place.firmware.passes_its_gate("1.0.0");
+    place.firmware.write_slot().ok("write-slot");
+    place.wait_for(&["1.1.0 restarting"]);
+}
+
+#[test]
+fn what_a_slot_writer_cannot_do_now_is_asked_for_again_and_not_refused() {
+    let place = Box::start("");
+    place.firmware.publish(&Image::new("1.1.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    place.install(&[]);
+    place.until_written();
+    place.firmware.rename_entry("lightbox_1.0.0+3.efi", "lightbox_1.0.0+2-1.efi");
+    let said = place.firmware.write_slot();
+    assert!(said.code != Some(0) && said.all().contains("has not passed its health gate"), "{}", said.all());
+    place
+        .daemon
+        .wait_for("why", 10, |_| place.notes().contains("has not passed its health gate").then_some(()));
+    assert_eq!(place.states(), ["1.1.0 writing"]);
+}
+
+#[test]
+fn an_image_that_was_started_before_the_ledger_knew_is_on_trial() {
+    let mut place = Box::start("");
+    let written = |place: &Box, version: &'static str| {
+        place.firmware.publish(&Image::new(version));
+        place.system(&["check", "--by", "A. Meyer"]);
+        place.install(&[version]);
+        place.until_written();
+    };
+    written(&place, "1.1.0");
+    // The daemon hears nothing of the slot any more.
+    place.daemon.kill();
+    place.firmware.write_slot().ok("write-slot");
+    place.firmware.is_started_anew();
+    place.firmware.runs("1.1.0");
+    place.daemon = Daemon::start(&place.site);
+    place.wait_for(&["1.1.0 on-trial"]);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(!place.firmware.is_ordered("restart"), "it runs already");
+    place.firmware.passes_its_gate("1.1.0");
+    place.wait_for(&["1.1.0 installed"]);
+}
+
+#[test]
+fn an_order_to_restart_that_a_power_cut_left_is_taken_off() {
+    let mut place = Box::start("");
+    place.firmware.publish(&Image::new("1.1.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    place.install(&[]);
+    place.until_written();
+    place.firmware.write_slot().ok("write-slot");
+    place.daemon.wait_for("the order", 20, |_| place.firmware.is_ordered("restart").then_some(()));
+    place.firmware.is_started_anew();
+    place.firmware.runs("1.1.0");
+    place.restart();
+    place.wait_for(&["1.1.0 on-trial"]);
+    assert!(!place.firmware.is_ordered("restart"), "it would restart the image that is on trial");
+}
+
+#[test]
+fn asked_for_at_once_an_image_that_is_ready_for_long_still_gives_studies_their_time() {
+    // The daemon goes by the wall clock, and so must its window.
+    #[expect(clippy::disallowed_methods)]
+    let now = time::OffsetDateTime::now_utc();
+    let hour = |hours: u8| format!("{:02}:00", (now.hour() + hours) % 24);
+    let mut modality = None;
+    let window = format!("window = {{ from = {:?}, to = {:?} }}", hour(3), hour(5));
+    let place = Box::start_with(&window, |hospital, site| {
+        let ct = hospital.issue("ct1");
+        let site = site.sender("ct-1", "CT1", &ct);
+        modality = Some(ct);
+        site
+    });
+    place.firmware.publish(&Image::new("1.1.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    place.install(&[]);
+    place.until_written();
+    place.firmware.write_slot().ok("write-slot");
+    place.wait_for(&["1.1.0 ready"]);
+    let ledger = rusqlite::Connection::open(place.site.data_dir.join("ledger.db")).expect("the ledger");
+    ledger.busy_timeout(std::time::Duration::from_secs(10)).expect("set");
+    let days = "UPDATE system_versions SET ready_at = ready_at - 172800000, since = since - 172800000";
+    ledger.execute(days, []).expect("changed");
+    let ct = modality.expect("a modality");
+    let open = raw::associate(place.daemon.dicom, &place.hospital, &ct, "CT1").expect("an association");
+    place.install(&["1.1.0", "--now"]);
+    place.daemon.wait_for("the reason", 10, |_| place.notes().contains("1 open associations").then_some(()));
+    assert_eq!(place.states(), ["1.1.0 ready"]);
+    drop(open);
+    place.wait_for(&["1.1.0 restarting"]);
 }
 
 #[test]

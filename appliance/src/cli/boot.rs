@@ -85,7 +85,6 @@ impl Args {
                     let start = start(&booted, boot_entry::all(&esp)?);
                     let told = || state.display().to_string();
                     Orders::new(&state, &state).started(&start).with_context(told)?;
-                    fs::write(state.join("blessed"), format!("{}\n", booted.stem)).with_context(told)?;
                 }
             }
             Command::Entries { esp, note } => {

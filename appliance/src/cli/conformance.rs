@@ -66,7 +66,7 @@ pub fn statement() -> String {
          | Application Context | {} |\n| Implementation Class UID | {IMPLEMENTATION_CLASS_UID} |\n\
          | Implementation Version Name | {IMPLEMENTATION_VERSION_NAME} |\n\
          | Maximum PDU length | 131072 by default (`dicom.max_pdu_bytes`) |\n\
-         | Asynchronous operations | not negotiated |\n| SCP/SCU role selection | taken: for storage, SCU only; for storage commitment, as the peer's `may` says; proposed by us: SCP of the storage classes for C-GET |\n\n",
+         | Asynchronous operations window | as acceptor: up to 8 operations invoked by the requestor (`dicom.operations_at_once`), answered in the order in which they are durable; 1 performed. As requestor: not proposed, but by `lightbox send` (8 invoked) |\n| SCP/SCU role selection | taken: for storage, SCU only; for storage commitment, as the peer's `may` says; proposed by us: SCP of the storage classes for C-GET |\n\n",
         crate::dicom::association::APPLICATION_CONTEXT,
     );
     out.push_str(

@@ -47,6 +47,10 @@ pub struct Args {
     /// Seconds to wait for each answer.
     #[arg(long, default_value_t = 30)]
     timeout: u64,
+    /// Images that may be under way at once, if the receiver lets us (asynchronous operations window); 1: one after the
+    /// other.
+    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    window: u16,
     /// DICOM files, or folders of them.
     #[arg(value_name = "FILE", required_unless_present = "echo")]
     files: Vec<PathBuf>,
@@ -74,6 +78,7 @@ impl Args {
             called: self.called,
             calling: self.calling,
             wait: Duration::from_secs(self.timeout),
+            window: self.window,
         };
         let count = instances.len();
         let failed = target

@@ -85,6 +85,7 @@ impl Route {
                 max_pdu: site.file.dicom.max_pdu_bytes,
                 artim: Duration::from_secs(site.file.dicom.artim_seconds),
                 idle: Duration::from_secs(deliver.response_timeout_seconds),
+                operations: 1,
             };
             let kind = Kind::Dicom {
                 calling_ae: site.file.appliance.ae_title.clone(),

@@ -218,6 +218,7 @@ async fn send(sent: &[Sent], site: &DemoSite, daemon: &Daemon, show: &mut Show) 
         calling: ae::MODALITY.into(),
         tls: Some(site.client(party::MODALITY, party::BOX)?),
         wait: Duration::from_secs(30),
+        window: 1,
     };
     for study in sent {
         show.now(format!("sending {}", study.what));

@@ -24,7 +24,7 @@ use crate::phi::Phi;
 use crate::store::objects::Receipt;
 
 const LIMITS: Limits =
-    Limits { max_pdu: 131_072, artim: Duration::from_secs(10), idle: Duration::from_secs(30) };
+    Limits { max_pdu: 131_072, artim: Duration::from_secs(10), idle: Duration::from_secs(30), operations: 1 };
 
 /// An object that the PACS has.
 #[derive(Debug)]
@@ -279,6 +279,7 @@ mod tests {
             calling: ae::BOX.into(),
             tls: Some(site.client(party::BOX, party::PACS).unwrap()),
             wait: Duration::from_secs(10),
+            window: 1,
         };
         let mut echoed = false;
         let failed =

@@ -26,6 +26,8 @@ use super::dimse::CommandError;
 /// Bytes that are read at once. The TLS layer clears all the room that it is given before it fills some
 /// of it: more than two TLS records' room would be cleared in vain.
 const READ_MAX: usize = 32 * 1024;
+/// Bytes before a fragment: the header of its PDU and its own (length, context, control).
+pub(super) const VALUE_HEAD: usize = 12;
 /// Longest A-ASSOCIATE PDU that we read: 128 contexts with every transfer syntax there is.
 const ASSOCIATE_MAX: u32 = 512 * 1024;
 
@@ -191,6 +193,9 @@ pub struct Limits {
     pub artim: Duration,
     /// Time for any other PDU.
     pub idle: Duration,
+    /// Operations that may be under way at once (asynchronous operations window, PS3.7 D.3.3.3): as requestor, how many
+    /// we ask to invoke; as acceptor, how many we grant to whoever asks. 1 is what holds without negotiation.
+    pub operations: u16,
 }
 
 /// What came.
@@ -330,6 +335,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PduStream<S> {
             expected: "one of ours",
         })?;
         self.send_bytes(&bytes).await
+    }
+
+    /// Sends a fragment in a P-DATA-TF PDU of its own (PS3.8 §9.3.5). `framed` is the fragment behind [`VALUE_HEAD`] bytes,
+    /// into which the headers are written: `dicom-ul` would copy every byte of it.
+    pub(super) async fn send_value(
+        &mut self,
+        context: u8,
+        is_command: bool,
+        is_last: bool,
+        framed: &mut [u8],
+    ) -> Result<(), AssociationError> {
+        // Both count what stands behind them; what we send fits into a PDU by far.
+        let value = (framed.len() - 10) as u32;
+        let control = u8::from(is_command) | u8::from(is_last) << 1;
+        framed[..2].copy_from_slice(&[0x04, 0]);
+        framed[2..6].copy_from_slice(&(value + 4).to_be_bytes());
+        framed[6..10].copy_from_slice(&value.to_be_bytes());
+        framed[10..VALUE_HEAD].copy_from_slice(&[context, control]);
+        self.send_bytes(framed).await
     }
 
     async fn send_bytes(&mut self, bytes: &[u8]) -> Result<(), AssociationError> {

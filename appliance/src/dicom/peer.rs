@@ -104,6 +104,7 @@ impl RemoteAe {
                 max_pdu: dicom.max_pdu_bytes,
                 artim: Duration::from_secs(dicom.artim_seconds),
                 idle: Duration::from_secs(deliver.response_timeout_seconds),
+                operations: 1,
             },
             connect: Duration::from_secs(deliver.connect_timeout_seconds),
             deadline: Duration::from_secs(site.file.query.deadline_seconds),

@@ -403,8 +403,12 @@ mod tests {
     use super::super::association::{Limits, Requested};
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { max_pdu: 16_384, artim: Duration::from_millis(300), idle: Duration::from_secs(5) };
+    const LIMITS: Limits = Limits {
+        max_pdu: 16_384,
+        artim: Duration::from_millis(300),
+        idle: Duration::from_secs(5),
+        operations: 1,
+    };
 
     /// A PACS of which `serve` speaks after the C-FIND request; yields how to call it.
     async fn pacs<F>(serve: impl FnOnce(Association<TcpStream>, u8, u16) -> F + Send + 'static) -> RemoteAe

@@ -13,3 +13,4 @@ pub mod routing;
 pub mod rules;
 pub mod session;
 pub mod status;
+mod under_way;

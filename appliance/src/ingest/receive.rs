@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::status::{self as our_status, Status};
+use super::under_way::UnderWay;
 use crate::audit::{Event, EventKind, Outcome};
 use crate::clock::SharedClock;
 use crate::dicom::association::{Association, AssociationError};
@@ -78,15 +79,16 @@ impl NotStored {
 }
 
 impl Receiver {
-    /// Takes one C-STORE request with its data set, and yields the response. An error ends the
-    /// association; every other failure is in the response.
-    pub async fn store<S: AsyncRead + AsyncWrite + Unpin>(
+    /// Takes one C-STORE request with its data set; what came whole is to be [kept](Self::keep) then. An error ends the
+    /// association; every other failure is the response, in the inner `Err`.
+    pub(super) async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         association: &mut Association<S>,
         context: u8,
         request: &Command,
         sender: &Sender,
-    ) -> Result<Command, AssociationError> {
+        under_way: &mut UnderWay,
+    ) -> Result<Result<Incoming, Command>, AssociationError> {
         let syntax = association.context(context).cloned();
         let usable = |uid: &Option<Phi<String>>| uid.as_ref().is_some_and(|uid| is_uid(uid.expose()));
         let named = match (syntax, &request.sop_class_uid, &request.sop_instance_uid) {
@@ -108,19 +110,50 @@ impl Receiver {
             _ => Err((status::SOP_CLASS_NOT_SUPPORTED, Some("SOP class does not fit the context"))),
         };
         if !request.has_data_set {
-            return Ok(request.response(status::CANNOT_UNDERSTAND, Some("the request has no data set")));
+            let comment = "the request has no data set";
+            return Ok(Err(request.response(status::CANNOT_UNDERSTAND, Some(comment))));
         }
-        let begun = named.map(|named| self.begin(named, sender));
-        let received = receive_fragments(association, context, begun).await?;
-        let (status, comment) = match received {
-            Err(status) => status,
-            Ok(Ok(incoming)) => match self.keep(incoming).await {
-                Ok(()) => (status::SUCCESS, None),
-                Err(error) => self.not_stored(error, sender).await,
-            },
+        let begun = named.map(|named| {
+            let mut begun = self.begin(named, sender)?;
+            if under_way.has_window() {
+                begun.leave_writing_to_the_writer();
+            }
+            Ok(begun)
+        });
+        let (status, comment) = match receive_fragments(association, context, begun, under_way).await? {
+            Ok(Ok(incoming)) => return Ok(Ok(incoming)),
             Ok(Err(error)) => self.not_stored(error, sender).await,
+            Err(status) => status,
         };
-        Ok(request.response(status, comment))
+        Ok(Err(request.response(status, comment)))
+    }
+
+    /// Takes one C-STORE request and yields its response, once the instance is durable.
+    pub async fn store<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        association: &mut Association<S>,
+        context: u8,
+        request: &Command,
+        sender: &Sender,
+    ) -> Result<Command, AssociationError> {
+        let mut under_way = UnderWay::one_by_one();
+        Ok(match self.receive(association, context, request, sender, &mut under_way).await? {
+            Ok(incoming) => self.keep(request, incoming, sender).await,
+            Err(response) => response,
+        })
+    }
+
+    /// Makes an instance that came whole durable, with its entry; yields the response.
+    pub(super) async fn keep(&self, request: &Command, incoming: Incoming, sender: &Sender) -> Command {
+        let kept = match self.identify(incoming).await {
+            Ok((finished, entry)) => finished.commit(entry).await.map_err(NotStored::Objects),
+            Err(error) => Err(error),
+        };
+        let (status, comment) = match kept {
+            Ok(()) => (status::SUCCESS, None),
+            Err(error) => self.not_stored(error, sender).await,
+        };
+        request.response(status, comment)
     }
 
     /// Starts to take an instance that its sender has named.
@@ -160,12 +193,6 @@ impl Receiver {
         (status, comment)
     }
 
-    /// Makes the instance durable, with its entry.
-    async fn keep(&self, incoming: Incoming) -> Result<(), NotStored> {
-        let (finished, entry) = self.identify(incoming).await?;
-        finished.commit(entry).await.map_err(NotStored::Objects)
-    }
-
     /// Looks at an instance that has come whole: what remains is to commit it with its entry.
     pub async fn identify(&self, incoming: Incoming) -> Result<(Finished, Entry), NotStored> {
         let mut finished = incoming.finish().await.map_err(NotStored::Objects)?;
@@ -188,9 +215,10 @@ async fn receive_fragments<S: AsyncRead + AsyncWrite + Unpin>(
     association: &mut Association<S>,
     context: u8,
     mut begun: Result<Result<Incoming, NotStored>, Status>,
+    under_way: &mut UnderWay,
 ) -> Result<Result<Result<Incoming, NotStored>, Status>, AssociationError> {
     loop {
-        let (bytes, last) = association.fragment(context).await?;
+        let (bytes, last) = under_way.fragment(association, context).await?;
         if let Ok(Ok(incoming)) = &mut begun
             && let Err(error) = incoming.write(&bytes).await
         {

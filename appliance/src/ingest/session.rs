@@ -14,6 +14,7 @@ use super::commitment::{Commitments, SILENCE};
 use super::listener::policy::PeerPolicy;
 use super::receive::{Receiver, Sender};
 use super::status::of_service_error;
+use super::under_way::{Shared, UnderWay};
 use crate::dicom::association::{Association, AssociationError, InTurn, Incoming, Requested};
 use crate::dicom::commitment::{INFORMATION_MAX, Report};
 use crate::dicom::data_set::DataSet;
@@ -35,6 +36,7 @@ pub struct Services {
     /// The turn of the one long data set that may be in memory: a request of some megabytes is ten times
     /// as large taken apart, and as many peers as there are places may send one.
     long: Arc<Semaphore>,
+    under_way: Shared,
 }
 
 impl Services {
@@ -51,6 +53,7 @@ impl Services {
             commitments,
             committing: Arc::new(committing),
             long: Arc::new(Semaphore::new(1)),
+            under_way: Shared::default(),
         }
     }
 
@@ -68,11 +71,14 @@ impl Services {
             )
             .await?;
         let mut reports = Reports::default();
+        let mut under_way = UnderWay::new(association.window(), &self.under_way);
         let ended = loop {
-            match self.step(&mut association, peer.permissions(), sender, &mut reports).await {
+            match self.step(&mut association, peer.permissions(), sender, &mut reports, &mut under_way).await
+            {
                 Ok(true) => {}
                 Ok(false) => break association.answer_release().await,
                 Err(error) => {
+                    under_way.leave();
                     association.abort(&error).await;
                     break Err(error);
                 }
@@ -85,21 +91,44 @@ impl Services {
         ended
     }
 
-    /// One message; false at the release.
+    /// One message; false at the release, when all was answered.
     async fn step<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         association: &mut Association<S>,
         may: Permissions,
         sender: &Sender,
         reports: &mut Reports,
+        under_way: &mut UnderWay,
     ) -> Result<bool, AssociationError> {
-        if reports.is_due() && !association.speaks_within(SILENCE).await {
+        if reports.is_due() && under_way.is_empty() && !association.speaks_within(SILENCE).await {
             return self.report(association, reports).await.map(|()| true);
         }
-        let Incoming::Command(context, command) = association.next().await? else { return Ok(false) };
+        let (context, command) = match under_way.next(association).await? {
+            Some(Incoming::Command(context, command)) => (context, command),
+            Some(Incoming::Release) => return under_way.send_all(association).await.map(|()| false),
+            None => return Ok(true),
+        };
         let response = match command.field {
             C_ECHO_RQ if !command.has_data_set => command.response(status::SUCCESS, None),
-            C_STORE_RQ => self.receiver.store(association, context, &command, sender).await?,
+            C_STORE_RQ => {
+                match self.receiver.receive(association, context, &command, sender, under_way).await? {
+                    Err(response) => response,
+                    Ok(incoming) => {
+                        if under_way.has(&command.sop_instance_uid) {
+                            under_way.send_all(association).await?;
+                        }
+                        let Some(place) = under_way.place() else {
+                            let response = self.receiver.keep(&command, incoming, sender).await;
+                            return association.send_command(context, &response).await.map(|()| true);
+                        };
+                        let (receiver, sender) = (self.receiver.clone(), sender.clone());
+                        let instance = command.sop_instance_uid.clone();
+                        let answer = async move { receiver.keep(&command, incoming, &sender).await };
+                        under_way.begin(place, context, instance, answer);
+                        return Ok(true);
+                    }
+                }
+            }
             N_EVENT_REPORT_RSP => {
                 if command.has_data_set {
                     association.data_set_in_turn(context, INFORMATION_MAX, &self.long).await?;
@@ -110,6 +139,8 @@ impl Services {
                 return Ok(true);
             }
             _ if command.is_request() => {
+                // What is said of instances is said of those that came before.
+                under_way.send_all(association).await?;
                 self.serve(association, context, &command, may, sender, reports).await?
             }
             _ => {

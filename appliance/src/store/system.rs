@@ -74,11 +74,6 @@ impl State {
     pub fn is_under_way(self) -> bool {
         matches!(self, State::Fetching | State::Writing | State::Ready | State::Restarting | State::OnTrial)
     }
-
-    /// Whether this is where the boot loader would start it.
-    pub fn should_run(self) -> bool {
-        matches!(self, State::Restarting | State::OnTrial | State::Installed)
-    }
 }
 
 /// An image.
@@ -257,11 +252,13 @@ pub fn go_until_restart(
     go(writer, version, to, note, "box")
 }
 
-/// Says why an image stands where it stands; no step, so nothing for the audit log.
-pub fn note(writer: &Writer<'_>, id: i64, note: &str) -> Result<(), LedgerError> {
-    writer
-        .tx()
-        .execute("UPDATE system_versions SET note = ?2 WHERE id = ?1 AND note <> ?2", params![id, note])?;
+/// Says why an image stands where it stands; no step, so nothing for the audit log. It belongs to the state that `version`
+/// was read in: one that comes after the next step, as progress may, is of no use any more and changes nothing.
+pub fn note(writer: &Writer<'_>, version: &Version, note: &str) -> Result<(), LedgerError> {
+    writer.tx().execute(
+        "UPDATE system_versions SET note = ?4 WHERE id = ?1 AND state = ?2 AND since = ?3 AND note <> ?4",
+        params![version.id, version.state.as_str(), version.since, note],
+    )?;
     Ok(())
 }
 
@@ -281,9 +278,16 @@ pub fn ask_install(
     let again = matches!(found.state, State::FellBack | State::Refused);
     let state = if again { State::Offered } else { found.state };
     writer.tx().execute(
-        "UPDATE system_versions SET state = ?2, asked_by = ?3, at_once = ?4, since = ?5, note = '' WHERE id = ?1",
-        params![found.id, state.as_str(), person, at_once, writer.now_ms()],
+        "UPDATE system_versions SET state = ?2, asked_by = ?3, at_once = ?4 WHERE id = ?1",
+        params![found.id, state.as_str(), person, at_once],
     )?;
+    // What is under way stays as it is; for one that is ready the time for studies in flight begins now.
+    if !matches!(state, State::Fetching | State::Writing) {
+        writer.tx().execute(
+            "UPDATE system_versions SET since = ?2, note = '' WHERE id = ?1",
+            params![found.id, writer.now_ms()],
+        )?;
+    }
     let detail = json!({
         "action": "install-system", "version": version, "by": person, "at_once": at_once, "again": again,
     });
@@ -473,5 +477,37 @@ mod tests {
         assert_eq!(records(), 4, "another refusal, and a person who asked");
         sees(true);
         assert_eq!(records(), 5, "the repository is whole again");
+    }
+
+    #[test]
+    fn progress_that_comes_after_the_next_step_does_not_hide_its_reason() {
+        let fixture = Fixture::new();
+        let manifest = Manifest {
+            schema: 1,
+            version: crate::system::manifest::Version(1, 1, 0),
+            machine: "x86_64".into(),
+            flavour: "test".into(),
+            rollback: 1,
+            root_hash: "a".repeat(64),
+            ledger: crate::system::manifest::Ledger::ours(),
+        };
+        let kept = fixture.ledger.write_blocking(move |writer| offer(writer, &manifest, "b", None));
+        kept.expect("offered");
+        let now = || fixture.ledger.read_blocking(versions).expect("read").pop().expect("there");
+        let step = |from: Version, to, why: &'static str| {
+            let gone = fixture.ledger.write_blocking(move |writer| go(writer, &from, to, why, "box"));
+            assert!(gone.expect("written"));
+        };
+        step(now(), State::Fetching, "");
+        let fetching = now();
+        let progress = |percents: &'static str| {
+            let of = fetching.clone();
+            fixture.ledger.write_blocking(move |writer| note(writer, &of, percents)).expect("written");
+        };
+        progress("50 %");
+        assert_eq!(now().note, "50 %");
+        step(now(), State::Refused, "other bytes than were signed");
+        progress("95 %");
+        assert_eq!(now().note, "other bytes than were signed");
     }
 }

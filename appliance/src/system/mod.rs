@@ -5,6 +5,7 @@
 //! ([`slot`]) runs as root, started by a file that the daemon leaves, believes nothing that the daemon says, and checks
 //! all signatures again. Both talk by the files of [`orders`].
 
+mod arrival;
 pub mod manifest;
 pub mod orders;
 pub mod slot;

@@ -44,6 +44,9 @@ impl WriteOrder {
 pub struct Progress {
     /// The image's version.
     pub version: Version,
+    /// The kernel's `boot_id`: who was at work before the machine was restarted is not at work any more.
+    #[serde(default)]
+    pub boot: String,
     /// How it stands.
     pub state: Standing,
     /// Bytes written and read back, of `all`.
@@ -60,6 +63,8 @@ pub struct Progress {
 pub enum Standing {
     /// At work.
     Writing,
+    /// Not now, for a reason that passes; the order is given again later.
+    Later,
     /// It is in its slot.
     Written,
     /// It was refused, or failed; the other slot may be half-written and has no boot entry.

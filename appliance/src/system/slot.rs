@@ -51,12 +51,16 @@ impl Place {
         };
         let version = order.version;
         let say = |state, done, all, said: String| {
-            let progress = Progress { version, state, done, all, said };
+            let progress = Progress { version, boot: super::boot_id(), state, done, all, said };
             orders.answer(&progress).context("the progress cannot be written down")
         };
         // In this order: an old answer is never taken for one to this order.
         say(Standing::Writing, 0, 0, String::new())?;
         orders.take_write().context("the order to write an image cannot be removed")?;
+        if let Err(error) = self.is_blessed() {
+            say(Standing::Later, 0, 0, format!("{error:#}"))?;
+            return Err(error);
+        }
         let mut tenths = 0;
         let mut progress = |done: u64, all: u64| {
             let now = done * 50 / all.max(1);
@@ -85,7 +89,6 @@ impl Place {
         now: OffsetDateTime,
         progress: &mut dyn FnMut(u64, u64),
     ) -> anyhow::Result<String> {
-        self.is_blessed()?;
         let root = std::fs::read(&self.root).with_context(|| self.root.display().to_string())?;
         let seen = orders.seen().context("the slot writer's record of what it saw cannot be read")?;
         let known = Known::read(seen.as_deref(), false)?;

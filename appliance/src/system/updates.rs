@@ -3,7 +3,6 @@
 //!
 //! A version that the box came back from is not tried again unless a person says so.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -14,8 +13,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::System;
-use super::manifest::{Here, Offered, Unfit, Version};
-use super::orders::{Orders, STATE, Standing, WriteOrder};
+use super::arrival::{self, Step};
+use super::manifest::{Here, Offered, Unfit};
+use super::orders::{Orders, Progress, STATE, Standing, WriteOrder};
 use super::stage::{self, Unfetched};
 use crate::clock::{SharedClock, utc_text};
 use crate::dicom::tls::live::Live;
@@ -29,7 +29,7 @@ use crate::web::client::MirrorOf;
 /// How often the ledger is asked whether something is to be done.
 const TICK: Duration = Duration::from_secs(1);
 /// After this long without a sign of the slot writer the order is given again.
-const WRITER_SILENT_MS: i64 = 10 * 60_000;
+const WRITER_SILENT: Duration = Duration::from_secs(10 * 60);
 /// Between two tries to fetch an image that had no room, or did not come whole.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -82,6 +82,8 @@ pub struct SystemUpdates {
     window: Option<Window>,
     /// Not before then is an image fetched that had no room or did not come whole.
     again_at: Mutex<Option<Instant>>,
+    /// The slot writer's last sign, and when it was new.
+    last_sign: Mutex<Option<(Option<Progress>, Instant)>>,
 }
 
 /// What was under the clock last time: a stick that was put in, or files that were exchanged.
@@ -109,6 +111,7 @@ impl SystemUpdates {
             mirror: Mirror::of_site(site, live, MirrorOf::Images),
             window: settings.window.as_ref().and_then(|window| Window::new(window, offset)),
             again_at: Mutex::new(None),
+            last_sign: Mutex::new(None),
         })
     }
 
@@ -201,46 +204,28 @@ impl SystemUpdates {
 
     /// What this start means: the new image runs, or the box has come back from it.
     async fn arrived(&self) -> Result<(), LedgerError> {
-        let running = self.here.version;
         let versions = self.ledger.read(system::versions).await?;
-        // What is in its slot starts first, whoever has restarted the machine.
-        let waits = versions.iter().rfind(|one| one.state == State::Ready);
-        let here = |one: &system::Version| one.boot.is_empty() || one.boot == super::boot_id();
-        let last = match waits {
-            Some(ready) if ready.manifest.version == running || !here(ready) => ready.clone(),
-            _ => match versions.into_iter().rfind(|one| one.state.should_run()) {
-                Some(last) => last,
-                None => return Ok(()),
-            },
-        };
-        let runs = last.manifest.version == running;
-        let (to, note) = match (last.state, runs) {
-            (State::Ready | State::Restarting, true) => {
-                (State::OnTrial, "started; its health gate decides".to_owned())
+        let steps = arrival::steps(&versions, self.here.version, &super::boot_id());
+        for Step { version, to, note } in steps {
+            if to == State::FellBack {
+                tracing::error!(
+                    from = version.version,
+                    to = self.here.version.to_string(),
+                    "THE BOX FELL BACK to its other slot"
+                );
             }
-            // The order was given and not taken yet.
-            (State::Restarting, false) if self.orders.restart_waits() => return Ok(()),
-            // The daemon was started again, not the machine. It may have died before it gave the order.
-            (State::Restarting, false) if !last.boot.is_empty() && here(&last) => {
-                return self.order_restart();
+            if to == State::OnTrial && self.orders.restart_waits() {
+                // It has happened: a power cut came before its unit took the order off.
+                self.orders.take_restart().map_err(unwritable)?;
             }
-            (_, true) => return Ok(()),
-            (_, false) => (
-                State::FellBack,
-                format!(
-                    "the box came back from {} to {running}: it did not pass its health gate, or its slot is damaged; it is not installed again unless somebody asks for it",
-                    last.version
-                ),
-            ),
-        };
-        if to == State::FellBack {
-            tracing::error!(
-                from = last.version,
-                to = running.to_string(),
-                "THE BOX FELL BACK to its other slot"
-            );
+            self.ledger.write(move |writer| system::go(writer, &version, to, &note, "box")).await?;
         }
-        self.ledger.write(move |writer| system::go(writer, &last, to, &note, "box")).await?;
+        // The daemon was started again, not the machine. It may have died before it gave the order.
+        if arrival::waits_for_restart(&versions, self.here.version, &super::boot_id())
+            && !self.orders.restart_waits()
+        {
+            self.order_restart()?;
+        }
         Ok(())
     }
 
@@ -393,7 +378,7 @@ impl SystemUpdates {
                 let stuck = "the machine does not restart; remedy: is lightbox-update-restart.path running? Else restart it by hand";
                 self.note(one, if waited < 180_000 { note } else { stuck }.to_owned()).await
             }
-            State::OnTrial if blessed(one.manifest.version) => {
+            State::OnTrial if self.is_blessed() => {
                 self.go(one, State::Installed, "it passed its health gate").await
             }
             _ => Ok(()),
@@ -401,7 +386,7 @@ impl SystemUpdates {
     }
 
     async fn fetch(&self, one: &system::Version) -> Result<(), LedgerError> {
-        if !blessed(self.here.version) {
+        if !self.is_blessed() {
             return self.note(one, "waits until the running image has passed its health gate".into()).await;
         }
         let again_at = *self.again_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -419,17 +404,17 @@ impl SystemUpdates {
             }
         };
         tracing::info!(version = one.version, "fetching an image");
-        let (ledger, id) = (self.ledger.clone(), one.id);
+        let (ledger, version) = (self.ledger.clone(), one.clone());
         let mut percents = 0;
         let mut progress = move |done: u64, all: u64| {
             let now = done * 20 / all.max(1) * 5;
             if now > percents {
                 percents = now;
-                let ledger = ledger.clone();
+                let (ledger, version) = (ledger.clone(), version.clone());
                 let text = format!("{now} % of {} MB fetched", all / 1_000_000);
-                // Progress for people: a note that comes late or never harms nothing.
+                // Progress for people: one that is lost harms nothing, and one that comes late is not taken.
                 drop(tokio::spawn(async move {
-                    ledger.write(move |writer| system::note(writer, id, &text)).await
+                    ledger.write(move |writer| system::note(writer, &version, &text)).await
                 }));
             }
         };
@@ -481,17 +466,19 @@ impl SystemUpdates {
 
     async fn order(&self, one: &system::Version, dates: Option<(String, String)>) -> Result<(), LedgerError> {
         let order = WriteOrder { version: one.manifest.version, dates };
-        self.orders.write(&order).map_err(|error| {
-            LedgerError::Illegal(format!(
-                "system.folder cannot be written ({error}); remedy: give the daemon its folder"
-            ))
-        })
+        self.orders.write(&order).map_err(unwritable)
     }
 
     async fn watch_writer(&self, one: &system::Version) -> Result<(), LedgerError> {
         let said = self.orders.progress().filter(|said| said.version == one.manifest.version);
-        let waits = self.orders.write_waits();
-        match said.filter(|_| !waits) {
+        if self.orders.write_waits() {
+            let stuck = "the slot writer does not answer; remedy: is lightbox-slot-write.path running?";
+            let note = if self.is_silent(None) { stuck } else { "waits for the slot writer" };
+            return self.note(one, note.to_owned()).await;
+        }
+        let silent = self.is_silent(said.as_ref());
+        let of_this_start = |said: &Progress| said.boot == super::boot_id();
+        match said {
             Some(said) if said.state == Standing::Written => {
                 self.clear_stage();
                 self.go_until_restart(one, State::Ready, format!("in its slot: {}", said.said)).await
@@ -500,18 +487,31 @@ impl SystemUpdates {
                 self.clear_stage();
                 self.go(one, State::Refused, &format!("the slot writer refused it: {}", said.said)).await
             }
-            Some(said) if said.all > 0 => {
-                self.note(one, format!("{} % written and read back", said.done * 100 / said.all)).await
+            // The order was taken and nobody is at work on it: the machine, or the writer, was stopped in the middle.
+            said if silent || said.as_ref().is_some_and(|said| !of_this_start(said)) => {
+                self.order(one, one.dates()).await?;
+                self.note(one, "the slot writer was interrupted; it begins anew".to_owned()).await
             }
+            Some(said) => {
+                let note = match said.state {
+                    Standing::Later => said.said,
+                    _ if said.all == 0 => "being checked by the slot writer".to_owned(),
+                    _ => format!("{} % written and read back", said.done * 100 / said.all),
+                };
+                self.note(one, note).await
+            }
+            None => self.note(one, "waits for the slot writer".to_owned()).await,
+        }
+    }
+
+    /// Whether the slot writer has given no other sign than this for long.
+    fn is_silent(&self, sign: Option<&Progress>) -> bool {
+        let mut last = self.last_sign.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((before, at)) if before.as_ref() == sign => at.elapsed() > WRITER_SILENT,
             _ => {
-                let silent = self.clock.now_ms() - one.since > WRITER_SILENT_MS;
-                if silent && !waits {
-                    // A restart in the middle: the order was taken, and nobody is at work on it.
-                    self.order(one, one.dates()).await?;
-                }
-                let note = "waits for the slot writer";
-                let stuck = "the slot writer does not answer; remedy: is lightbox-slot-write.path running?";
-                self.note(one, if silent { stuck } else { note }.to_owned()).await
+                *last = Some((sign.cloned(), Instant::now()));
+                false
             }
         }
     }
@@ -534,7 +534,9 @@ impl SystemUpdates {
         let drain =
             i64::try_from(self.site.file.system.drain_minutes).unwrap_or(i64::MAX).saturating_mul(60_000);
         // From when it could have restarted: since it is ready, or since the window is open.
-        let since = self.open_since(one.ready_at.unwrap_or(one.since), now, one.at_once);
+        let ready = one.ready_at.unwrap_or(one.since);
+        // Asked for at once, it counts from then: `since` is renewed by who asks.
+        let since = if one.at_once { ready.max(one.since) } else { self.open_since(ready, now) };
         if studies + deliveries + associations > 0 && now - since < drain {
             return self
                 .note(
@@ -553,14 +555,19 @@ impl SystemUpdates {
     }
 
     fn order_restart(&self) -> Result<(), LedgerError> {
-        self.orders
-            .restart()
-            .map_err(|error| LedgerError::Illegal(format!("system.folder cannot be written ({error})")))
+        self.orders.restart().map_err(unwritable)
+    }
+
+    /// Whether the running system has passed its health gate in this start, as `lightbox boot bless` has left it.
+    fn is_blessed(&self) -> bool {
+        let entry = format!("lightbox_{}", self.here.version);
+        let start = self.orders.last_start().filter(|start| start.boot == super::boot_id());
+        start.is_some_and(|start| start.entry.eq_ignore_ascii_case(&entry))
     }
 
     /// Since when a restart has been allowed without a break.
-    fn open_since(&self, ready: i64, now: i64, at_once: bool) -> i64 {
-        let (Some(window), false) = (&self.window, at_once) else { return ready };
+    fn open_since(&self, ready: i64, now: i64) -> i64 {
+        let Some(window) = &self.window else { return ready };
         // Backwards in minutes, for a day: windows begin at whole minutes.
         let mut since = now;
         while since > ready && since > now - 86_400_000 && window.opens(since - 60_000) <= since - 60_000 {
@@ -592,8 +599,8 @@ impl SystemUpdates {
         if one.note == note {
             return Ok(());
         }
-        let id = one.id;
-        self.ledger.write(move |writer| system::note(writer, id, &note)).await
+        let one = one.clone();
+        self.ledger.write(move |writer| system::note(writer, &one, &note)).await
     }
 }
 
@@ -602,11 +609,9 @@ pub fn state_folder() -> std::path::PathBuf {
     std::env::var_os("LIGHTBOX_SYSTEM_STATE").map_or_else(|| STATE.into(), Into::into)
 }
 
-/// Whether the running version passed its health gate, as `lightbox boot bless` has left it.
-fn blessed(version: Version) -> bool {
-    let note = state_folder().join("blessed");
-    let said = std::fs::read_to_string(Path::new(&note)).unwrap_or_default();
-    said.trim().strip_prefix("lightbox_").is_some_and(|rest| rest == version.to_string())
+fn unwritable(error: std::io::Error) -> LedgerError {
+    let why = format!("system.folder cannot be written ({error}); remedy: give the daemon its folder");
+    LedgerError::Illegal(why)
 }
 
 fn report(done: Result<(), LedgerError>, what: &'static str) {

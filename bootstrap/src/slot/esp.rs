@@ -8,10 +8,7 @@ use std::path::{Path, PathBuf};
 use super::image::Digested;
 use super::uki::Uki;
 use super::{SlotError, failed};
-use crate::boot_entry::{EntryName, TRIES};
-
-/// Ends the name of an entry that is not whole yet; no boot loader looks at it.
-const PART: &str = ".part";
+use crate::boot_entry::{EntryName, PART, TRIES};
 
 fn folder(esp: &Path) -> PathBuf {
     esp.join("EFI/Linux")

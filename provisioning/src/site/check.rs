@@ -145,6 +145,7 @@ fn limits(file: &SiteFile, problems: &mut Problems<'_>) {
         ("dicom.handshake_timeout_seconds", file.dicom.handshake_timeout_seconds, 1, 120),
         ("dicom.artim_seconds", file.dicom.artim_seconds, 1, 120),
         ("dicom.idle_timeout_seconds", file.dicom.idle_timeout_seconds, 1, 3600),
+        ("dicom.operations_at_once", file.dicom.operations_at_once.into(), 1, 64),
         ("dicomweb.max_request_mib", file.dicomweb.max_request_mib, 1, 1_048_576),
         ("dicomweb.max_instance_mib", file.dicomweb.max_instance_mib, 1, 1_048_576),
         ("dicomweb.max_instances", file.dicomweb.max_instances.into(), 1, 100_000),

@@ -19,3 +19,4 @@ pub mod storescp;
 pub mod storescu;
 pub mod stow;
 pub mod tls_client;
+pub mod windowed;

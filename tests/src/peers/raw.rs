@@ -19,7 +19,8 @@ const FRAGMENT: usize = 16_000;
 /// A PDU's type, and what follows its length.
 pub type Pdu = (u8, Vec<u8>);
 
-fn item(kind: u8, content: &[u8]) -> Vec<u8> {
+/// An item of an A-ASSOCIATE PDU.
+pub fn item(kind: u8, content: &[u8]) -> Vec<u8> {
     let length = u16::try_from(content.len()).expect("short").to_be_bytes();
     [&[kind, 0], &length[..], content].concat()
 }
@@ -37,12 +38,18 @@ pub fn associate_rq(calling: &str) -> Vec<u8> {
 
 /// An A-ASSOCIATE-RQ with these contexts: id, abstract syntax, transfer syntax.
 pub fn associate_rq_with(calling: &str, contexts: &[(u8, &str, &str)]) -> Vec<u8> {
+    associate_rq_saying(calling, contexts, &[])
+}
+
+/// The same with further items of user information.
+pub fn associate_rq_saying(calling: &str, contexts: &[(u8, &str, &str)], more: &[u8]) -> Vec<u8> {
     let context = |(id, class, syntax): &(u8, &str, &str)| {
         let content =
             [&[*id, 0, 0, 0], &item(0x30, class.as_bytes())[..], &item(0x40, syntax.as_bytes())].concat();
         item(0x20, &content)
     };
-    let user = [item(0x51, &16_384_u32.to_be_bytes()), item(0x52, b"1.2.826.0.1.3680043.10.999")].concat();
+    let user = [&item(0x51, &16_384_u32.to_be_bytes())[..], &item(0x52, b"1.2.826.0.1.3680043.10.999"), more]
+        .concat();
     let content = [
         &[0, 1, 0, 0][..],
         format!("{AE_TITLE:16}{calling:16}").as_bytes(),
@@ -124,10 +131,14 @@ pub fn identifiers(study_uid: &str, instance_uid: &str) -> Vec<u8> {
 
 /// The command set of a C-STORE-RQ for a CT image.
 pub fn store_command(instance_uid: &str) -> Vec<u8> {
+    numbered_store_command(1, instance_uid)
+}
+
+fn numbered_store_command(message_id: u16, instance_uid: &str) -> Vec<u8> {
     command(&[
         command_element(2, &even(CT)),
         command_element(0x100, &1_u16.to_le_bytes()),
-        command_element(0x110, &1_u16.to_le_bytes()),
+        command_element(0x110, &message_id.to_le_bytes()),
         command_element(0x700, &0_u16.to_le_bytes()),
         command_element(0x800, &0_u16.to_le_bytes()),
         command_element(0x1000, &even(instance_uid)),
@@ -136,7 +147,12 @@ pub fn store_command(instance_uid: &str) -> Vec<u8> {
 
 /// A C-STORE-RQ in context 3 with any data set, as the PDUs that make it up.
 pub fn c_store_of(instance_uid: &str, data_set: &[u8]) -> Vec<Vec<u8>> {
-    let mut pdus = vec![p_data(3, 3, &store_command(instance_uid))];
+    numbered_c_store(1, instance_uid, data_set)
+}
+
+/// The same with a message ID.
+pub fn numbered_c_store(message_id: u16, instance_uid: &str, data_set: &[u8]) -> Vec<Vec<u8>> {
+    let mut pdus = vec![p_data(3, 3, &numbered_store_command(message_id, instance_uid))];
     let last = data_set.chunks(FRAGMENT).count() - 1;
     pdus.extend(
         data_set
@@ -172,7 +188,13 @@ pub fn read(stream: &mut impl Read) -> io::Result<Pdu> {
 
 /// The status (0000,0900) of the response in a P-DATA-TF PDU.
 pub fn status(pdu: &Pdu) -> Option<u16> {
-    let tag = [0, 0, 0, 9, 2, 0, 0, 0];
+    number(pdu, 0x0900)
+}
+
+/// A number of the command set in a P-DATA-TF PDU.
+pub fn number(pdu: &Pdu, element: u16) -> Option<u16> {
+    let [low, high] = element.to_le_bytes();
+    let tag = [0, 0, low, high, 2, 0, 0, 0];
     let at = pdu.1.windows(tag.len()).position(|window| window == tag)? + tag.len();
     Some(u16::from_le_bytes([*pdu.1.get(at)?, *pdu.1.get(at + 1)?]))
 }

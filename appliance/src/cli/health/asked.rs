@@ -31,6 +31,7 @@ pub fn target(place: &Place) -> Result<Target, Unwell> {
         calling: peer.ae_title.clone(),
         tls: Some(tls::client_config(known, None, Some(&own)).context("appliance.tls cannot be used")?),
         wait: ANSWER,
+        window: 1,
     })
 }
 

@@ -76,8 +76,10 @@ fn pump(
                 reader.seek(SeekFrom::Start(start + at))?;
                 while length > 0 {
                     let size = length.min(CHUNK as u64) as usize;
-                    let mut chunk = vec![0; size];
-                    reader.read_exact(&mut chunk)?;
+                    let mut chunk = Vec::with_capacity(size);
+                    if reader.by_ref().take(size as u64).read_to_end(&mut chunk)? < size {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
                     length -= size as u64;
                     if sender.blocking_send(Ok(chunk)).is_err() {
                         return Ok(());

@@ -9,7 +9,7 @@ use dicom_ul::pdu::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::negotiation::{our_variables, peer_max_pdu, roles_of};
+use super::negotiation::{granted, our_variables, peer_max_pdu, roles_of, window_of};
 use super::{APPLICATION_CONTEXT, Association, Context, Roles};
 use crate::dicom::pdu::{
     AssociationError, Limits, PduStream, Rejection, abort, abort_for, abort_words, pdu_words, wait_for_close,
@@ -205,7 +205,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Requested<S> {
                 roles.insert(class, given);
             }
         }
-        let mut user_variables = our_variables(self.pdus.limits.max_pdu, &roles);
+        // Whoever asks for a window is told one; whoever does not must not be (PS3.7 D.3.3.3).
+        let window =
+            window_of(&self.request.user_variables).map(|asked| granted(asked, self.pdus.limits.operations));
+        let mut user_variables = our_variables(self.pdus.limits.max_pdu, &roles, window);
         if self.identity_accepted {
             // User Identity Negotiation (AC): a server response of length 0, as for types 1 and 2.
             user_variables.push(UserVariableItem::Unknown(USER_IDENTITY_AC, vec![0, 0]));
@@ -226,7 +229,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Requested<S> {
             roles,
             refused: Vec::new(),
             peer_max,
+            window: window.unwrap_or(1),
             pending: VecDeque::new(),
+            command: Default::default(),
         })
     }
 }

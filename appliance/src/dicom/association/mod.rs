@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
+use dicom_ul::pdu::Pdu;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -23,7 +23,7 @@ pub use self::acceptor::{Judgement, Proposal, Requested, ShownIdentity};
 pub use self::negotiation::Roles;
 use super::dimse::{COMMAND_MAX, Command, CommandError};
 pub use super::pdu::{AssociationError, Limits, Rejection};
-use super::pdu::{PduStream, Received, Value, abort_for, abort_words, pdu_words, wait_for_close};
+use super::pdu::{PduStream, Received, VALUE_HEAD, Value, abort_for, abort_words, pdu_words, wait_for_close};
 
 /// The DICOM application context (PS3.7 A.2.1), the only one there is.
 pub const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
@@ -60,7 +60,11 @@ pub struct Association<S> {
     /// Abstract syntaxes that the peer refused, with its reason; empty where we are the acceptor.
     refused: Vec<(String, &'static str)>,
     peer_max: u32,
+    /// How many of the requestor's operations may be under way at once.
+    window: u16,
     pending: VecDeque<Value>,
+    /// The command set that is on its way, and its context.
+    command: (Vec<u8>, Option<u8>),
 }
 
 /// A data set that may have had to wait for its turn.
@@ -136,13 +140,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
         !self.pending.is_empty() || self.pdus.arrives_within(within).await
     }
 
-    /// The next message's command set, or the peer's wish to release.
+    /// The next message's command set, or the peer's wish to release. It may be left and asked for again: nothing of what
+    /// came is lost.
     pub async fn next(&mut self) -> Result<Incoming, AssociationError> {
         let expected = "a command";
-        let (mut bytes, mut context) = (Vec::new(), None);
         loop {
-            let Some(value) = self.next_value(expected).await? else {
-                if bytes.is_empty() && context.is_none() {
+            let value = self.next_value(expected).await?;
+            let (bytes, context) = &mut self.command;
+            let Some(value) = value else {
+                if context.is_none() {
                     return Ok(Incoming::Release);
                 }
                 return Err(AssociationError::Unexpected { found: "A-RELEASE-RQ", expected });
@@ -161,12 +167,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
             }
             bytes.extend(&value.data);
             if value.is_last {
+                let (bytes, _) = std::mem::take(&mut self.command);
                 return Ok(Incoming::Command(value.context, Command::parse(&bytes)?));
             }
         }
     }
 
-    /// The next fragment of the data set in that context, and whether it is the last.
+    /// The next fragment of the data set in that context, and whether it is the last. It may be left and asked for again.
     pub async fn fragment(&mut self, context: u8) -> Result<(Bytes, bool), AssociationError> {
         let expected = "a data set fragment";
         let Some(value) = self.next_value(expected).await? else {
@@ -237,6 +244,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
         }
     }
 
+    /// How many of the requestor's operations may be under way at once (asynchronous operations window, PS3.7 D.3.3.3).
+    pub fn window(&self) -> usize {
+        usize::from(self.window)
+    }
+
     /// Time that the peer has for each PDU.
     pub fn idle(&self) -> Duration {
         self.pdus.limits.idle
@@ -245,7 +257,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
     /// Sends a command set.
     pub async fn send_command(&mut self, context: u8, command: &Command) -> Result<(), AssociationError> {
         let bytes = command.encode();
-        self.send_values(context, PDataValueType::Command, bytes.as_slice()).await
+        self.send_values(context, true, bytes.as_slice()).await
     }
 
     /// Sends a data set, read piece by piece.
@@ -254,32 +266,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
         context: u8,
         data_set: impl AsyncRead + Unpin,
     ) -> Result<(), AssociationError> {
-        self.send_values(context, PDataValueType::Data, data_set).await
+        self.send_values(context, false, data_set).await
     }
 
     async fn send_values(
         &mut self,
         context: u8,
-        value_type: PDataValueType,
+        is_command: bool,
         mut source: impl AsyncRead + Unpin,
     ) -> Result<(), AssociationError> {
         // A PDV's header is 6 bytes (length, context, control); the fragment must be even.
         let room = (self.peer_max as usize - 6) & !1;
-        let mut piece = read_piece(&mut source, room).await?;
+        // A command set is far shorter than what the peer would take at once.
+        let usual = if is_command { 512 } else { VALUE_HEAD + room };
+        let (mut piece, mut next) = (Vec::with_capacity(usual), Vec::new());
+        read_piece(&mut source, room, &mut piece).await?;
         loop {
-            let next = read_piece(&mut source, room).await?;
-            let is_last = next.is_empty();
-            let value = PDataValue {
-                presentation_context_id: context,
-                value_type: value_type.clone(),
-                is_last,
-                data: piece,
-            };
-            self.pdus.send(&Pdu::PData { data: vec![value] }).await?;
+            read_piece(&mut source, room, &mut next).await?;
+            let is_last = next.len() == VALUE_HEAD;
+            self.pdus.send_value(context, is_command, is_last, &mut piece).await?;
             if is_last {
                 return Ok(());
             }
-            piece = next;
+            std::mem::swap(&mut piece, &mut next);
+            next.reserve(usual);
         }
     }
 
@@ -309,10 +319,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
     }
 }
 
-async fn read_piece(source: &mut (impl AsyncRead + Unpin), room: usize) -> Result<Vec<u8>, AssociationError> {
-    let mut piece = Vec::with_capacity(room.min(64 * 1024));
-    source.take(room as u64).read_to_end(&mut piece).await.map_err(AssociationError::Io)?;
-    Ok(piece)
+/// Reads the next fragment behind the room for its headers; with nothing left to read there is only that room.
+async fn read_piece(
+    source: &mut (impl AsyncRead + Unpin),
+    room: usize,
+    piece: &mut Vec<u8>,
+) -> Result<(), AssociationError> {
+    piece.clear();
+    piece.resize(VALUE_HEAD, 0);
+    source.take(room as u64).read_to_end(piece).await.map_err(AssociationError::Io)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use dicom_ul::pdu::{RequestorRoles, UserVariableItem};
 
 use crate::dicom::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 
+/// Item type of the asynchronous operations window (PS3.7 D.3.3.3), which `dicom-ul` leaves as bytes.
+const OPERATIONS_WINDOW: u8 = 0x53;
 /// Largest PDU that we send, whatever the peer would take.
 const SEND_PDU_MAX: u32 = 256 * 1024;
 
@@ -26,7 +28,13 @@ impl Roles {
     pub const SCP: Roles = Roles { scu: false, scp: true };
 }
 
-pub(super) fn our_variables(max_pdu: u32, roles: &BTreeMap<String, Roles>) -> Vec<UserVariableItem> {
+/// `window`: the item for the requestor's operations under way at once, if there is to be one. We never invoke more than one
+/// as acceptor, and never perform more than one as requestor.
+pub(super) fn our_variables(
+    max_pdu: u32,
+    roles: &BTreeMap<String, Roles>,
+    window: Option<u16>,
+) -> Vec<UserVariableItem> {
     let mut variables = vec![
         UserVariableItem::MaxLength(max_pdu),
         UserVariableItem::ImplementationClassUID(IMPLEMENTATION_CLASS_UID.into()),
@@ -36,7 +44,29 @@ pub(super) fn our_variables(max_pdu: u32, roles: &BTreeMap<String, Roles>) -> Ve
         let roles = RequestorRoles { scu: roles.scu, scp: roles.scp };
         UserVariableItem::ScuScpRoleSelectionSubItem(class.clone(), roles)
     }));
+    variables.extend(window.map(|invoked| {
+        let [high, low] = invoked.to_be_bytes();
+        UserVariableItem::Unknown(OPERATIONS_WINDOW, vec![high, low, 0, 1])
+    }));
     variables
+}
+
+/// How many operations the requestor may have under way by this side's item; `None` without one, or where it is no such item.
+/// 0 stands for any number.
+pub(super) fn window_of(variables: &[UserVariableItem]) -> Option<u16> {
+    variables.iter().find_map(|item| match item {
+        UserVariableItem::Unknown(OPERATIONS_WINDOW, value) => match value[..] {
+            [high, low, _, _] => Some(u16::from_be_bytes([high, low])),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+/// What is granted of what was asked for: never more than either side wants, and at least one.
+pub(super) fn granted(asked: u16, most: u16) -> u16 {
+    let asked = if asked == 0 { u16::MAX } else { asked };
+    asked.min(most).max(1)
 }
 
 pub(super) fn roles_of(variables: &[UserVariableItem]) -> BTreeMap<String, Roles> {

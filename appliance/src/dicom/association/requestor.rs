@@ -8,7 +8,7 @@ use dicom_ul::pdu::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::negotiation::{our_variables, peer_max_pdu, roles_of};
+use super::negotiation::{granted, our_variables, peer_max_pdu, roles_of, window_of};
 use super::{APPLICATION_CONTEXT, Association, Context, Roles};
 use crate::dicom::pdu::{AssociationError, Limits, PduStream, Rejection, abort, abort_words, pdu_words};
 
@@ -50,7 +50,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
             called_ae_title: called_ae.into(),
             application_context_name: APPLICATION_CONTEXT.into(),
             presentation_contexts: proposed.clone(),
-            user_variables: our_variables(limits.max_pdu, roles),
+            user_variables: our_variables(
+                limits.max_pdu,
+                roles,
+                (limits.operations > 1).then_some(limits.operations),
+            ),
         }))
         .await?;
         match pdus.next_control(limits.idle, "A-ASSOCIATE-AC").await? {
@@ -80,7 +84,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
                     .collect();
                 let peer_max = peer_max_pdu(&answer.user_variables);
                 let roles = roles_of(&answer.user_variables);
-                Ok(Association { pdus, contexts, roles, refused, peer_max, pending: VecDeque::new() })
+                // What was not answered holds as one at a time; what we did not ask for means nothing.
+                let window = granted(window_of(&answer.user_variables).unwrap_or(1), limits.operations);
+                let pending = VecDeque::new();
+                let command = Default::default();
+                Ok(Association { pdus, contexts, roles, refused, peer_max, window, pending, command })
             }
             Pdu::AssociationRJ(rejection) => Err(AssociationError::Rejected(Rejection::of(&rejection))),
             Pdu::AbortRQ { source } => Err(AssociationError::Aborted(abort_words(&source))),

@@ -3,7 +3,7 @@ use dicom_ul::pdu::PresentationContextResultReason;
 use super::*;
 
 const LIMITS: Limits =
-    Limits { max_pdu: 16_384, artim: Duration::from_secs(2), idle: Duration::from_secs(2) };
+    Limits { max_pdu: 16_384, artim: Duration::from_secs(2), idle: Duration::from_secs(2), operations: 1 };
 const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
 const EXPLICIT: &str = "1.2.840.10008.1.2.1";
 
@@ -95,6 +95,41 @@ async fn roles_are_given_only_for_accepted_classes() {
         .expect("accepted");
     assert_eq!((association.roles(CT), association.roles("1.2.3")), (Roles::SCP, Roles::DEFAULT));
     assert_eq!(acceptor.await.expect("joined"), (Roles::SCP, Roles::DEFAULT));
+}
+
+/// The windows of both ends, where the requestor asks for `asked` and the acceptor grants up to `most`.
+async fn windows(asked: u16, most: u16) -> (usize, usize) {
+    let (ours, theirs) = tokio::io::duplex(4096);
+    let acceptor = tokio::spawn(async move {
+        let requested = Requested::read(ours, Limits { operations: most, ..LIMITS }).await.expect("read");
+        requested.accept(|_, syntaxes| Ok(syntaxes[0].clone())).await.expect("accepted").window()
+    });
+    let limits = Limits { operations: asked, ..LIMITS };
+    let association =
+        Association::request(theirs, "SCU", "SCP", &proposal(), limits).await.expect("accepted");
+    (association.window(), acceptor.await.expect("joined"))
+}
+
+#[tokio::test]
+async fn both_ends_agree_on_how_many_operations_may_be_under_way() {
+    assert_eq!(windows(1, 8).await, (1, 1));
+    assert_eq!(windows(4, 8).await, (4, 4));
+    assert_eq!(windows(16, 8).await, (8, 8));
+    assert_eq!(windows(16, 1).await, (1, 1));
+}
+
+#[test]
+fn a_window_is_never_wider_than_either_side_wants_and_nonsense_is_none() {
+    use super::negotiation::{granted, window_of};
+    use dicom_ul::pdu::UserVariableItem::Unknown;
+
+    assert_eq!((granted(0, 8), granted(3, 8), granted(9, 8), granted(9, 0)), (8, 3, 8, 1));
+    assert_eq!(window_of(&[Unknown(0x53, vec![0, 0, 0, 0])]), Some(0));
+    assert_eq!(window_of(&[Unknown(0x53, vec![1, 2, 0, 1])]), Some(0x102));
+    for odd in [vec![], vec![0], vec![0, 1, 0], vec![0, 1, 0, 1, 0]] {
+        assert_eq!(window_of(&[Unknown(0x53, odd)]), None);
+    }
+    assert_eq!(window_of(&[Unknown(0x54, vec![0, 5, 0, 1])]), None);
 }
 
 async fn first_bytes(bytes: &[u8]) -> AssociationError {

@@ -216,6 +216,7 @@ impl Listener {
                 max_pdu: dicom.max_pdu_bytes,
                 artim: Duration::from_secs(dicom.artim_seconds),
                 idle: Duration::from_secs(dicom.idle_timeout_seconds),
+                operations: dicom.operations_at_once,
             },
             handshake: Duration::from_secs(dicom.handshake_timeout_seconds),
             congestion_bytes: store.congestion_mib << 20,

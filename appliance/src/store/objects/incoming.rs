@@ -42,6 +42,8 @@ pub struct Incoming {
     head: Vec<u8>,
     /// Whether the disk keeps up.
     may_write_early: bool,
+    /// Whether the next instance is received meanwhile, so that only the writer's own thread writes.
+    others_go_on: bool,
 }
 
 impl Incoming {
@@ -61,6 +63,13 @@ impl Incoming {
             }
         }
         Ok(())
+    }
+
+    /// Says that whoever receives this goes on with the next meanwhile. Then the writer's thread is kept busy, and takes
+    /// several at once: to write here would only keep the next from being received.
+    pub fn leave_writing_to_the_writer(&mut self) {
+        self.may_write_early = false;
+        self.others_go_on = true;
     }
 
     /// Writes what is buffered, if nobody else writes. It goes into the page cache, which is no more than a copy
@@ -174,8 +183,13 @@ impl Finished {
         let crc = crc32fast::hash(&payload);
         let earlier = std::mem::take(&mut self.incoming.pieces);
         let (reply, answer) = oneshot::channel();
-        let commit = Commit { payload, crc, earlier, entry, reply };
-        self.incoming.objects.inner.log.ask_or_write(Request::Commit(Box::new(commit)))?;
+        let request = Request::Commit(Box::new(Commit { payload, crc, earlier, entry, reply }));
+        let log = &self.incoming.objects.inner.log;
+        if self.incoming.others_go_on {
+            log.ask(request)?
+        } else {
+            log.ask_or_write(request)?
+        }
         let buffer = answer.await.map_err(|_| ObjectError::Closed)??;
         self.incoming.objects.inner.give_back(buffer);
         Ok(())
@@ -195,6 +209,7 @@ impl Objects {
             length: 0,
             head: Vec::new(),
             may_write_early: true,
+            others_go_on: false,
             receipt,
         })
     }

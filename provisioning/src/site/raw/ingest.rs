@@ -26,6 +26,10 @@ pub struct Dicom {
     /// Time that a peer has for each PDU, from waiting for it to its last byte, in seconds; then the
     /// association is aborted.
     pub idle_timeout_seconds: u64,
+    /// Operations that we let a sender have under way at once, on one association, if it asks for that (asynchronous
+    /// operations window, PS3.7 D.3.3.3), 1 to 64. It then sends the next images while the last ones are being made
+    /// durable. 1: one after the other.
+    pub operations_at_once: u16,
 }
 
 impl Default for Dicom {
@@ -39,6 +43,7 @@ impl Default for Dicom {
             handshake_timeout_seconds: 10,
             artim_seconds: 10,
             idle_timeout_seconds: 60,
+            operations_at_once: 8,
         }
     }
 }
