@@ -403,6 +403,45 @@ fn an_image_that_was_started_before_the_ledger_knew_is_on_trial() {
 }
 
 #[test]
+fn a_box_that_came_back_from_an_image_that_the_ledger_did_not_know_to_be_there_says_so() {
+    let mut place = Box::start("");
+    place.firmware.publish(&Image::new("1.1.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    place.install(&[]);
+    place.until_written();
+    place.daemon.kill();
+    place.firmware.write_slot().ok("write-slot");
+    // Started three times, and never as far as its daemon.
+    place.firmware.is_started_anew();
+    place.firmware.passes_its_gate("1.0.0");
+    place.daemon = Daemon::start(&place.site);
+    place.wait_for(&["1.1.0 fell-back"]);
+    assert!(!place.firmware.is_ordered("restart"));
+}
+
+#[test]
+fn another_image_of_the_same_version_does_not_hide_the_one_that_was_started() {
+    let mut place = Box::start("");
+    place.firmware.publish(&Image::new("1.1.0"));
+    place.system(&["check", "--by", "A. Meyer"]);
+    place.install(&[]);
+    place.until_written();
+    place.firmware.write_slot().ok("write-slot");
+    place.wait_for(&["1.1.0 restarting"]);
+    let ledger = rusqlite::Connection::open(place.site.data_dir.join("ledger.db")).expect("the ledger");
+    ledger.busy_timeout(std::time::Duration::from_secs(10)).expect("set");
+    let again = "INSERT INTO system_versions (version, manifest_sha256, manifest, state, since, note)
+                 SELECT version, 'another', manifest, 'offered', since, '' FROM system_versions";
+    ledger.execute(again, []).expect("offered again");
+    place.firmware.restarts();
+    place.firmware.runs("1.1.0");
+    place.restart();
+    place.wait_for(&["1.1.0 on-trial", "1.1.0 offered"]);
+    place.firmware.passes_its_gate("1.1.0");
+    place.wait_for(&["1.1.0 installed", "1.1.0 offered"]);
+}
+
+#[test]
 fn an_order_to_restart_that_a_power_cut_left_is_taken_off() {
     let mut place = Box::start("");
     place.firmware.publish(&Image::new("1.1.0"));

@@ -20,40 +20,63 @@ fn is_of(version: &Version, boot: &str) -> bool {
     version.boot.is_empty() || version.boot == boot
 }
 
+/// The row of what runs: a publisher may have put out another image of the same version meanwhile, so it is the one that was
+/// on its way to be started, else the last.
+fn row_of(versions: &[Version], running: Number) -> Option<&Version> {
+    let rank = |one: &Version| match one.state {
+        State::Restarting => 0,
+        State::Ready => 1,
+        State::Writing => 2,
+        State::OnTrial => 3,
+        State::Installed => 4,
+        State::Offered | State::Fetching | State::Refused | State::FellBack | State::Replaced => 5,
+    };
+    let of_version = versions.iter().filter(|one| one.manifest.version == running);
+    of_version.min_by_key(|one| (rank(one), std::cmp::Reverse(one.id)))
+}
+
+/// That the box has come back from an image.
+pub fn came_back(version: &Version, running: Number) -> Step {
+    let note = format!(
+        "the box came back from {} to {running}: it did not pass its health gate, or its slot is damaged; it is not installed again unless somebody asks for it",
+        version.version
+    );
+    Step { version: version.clone(), to: State::FellBack, note }
+}
+
 /// The steps of a start with `running`; `boot` is which start of the machine this is.
 pub fn steps(versions: &[Version], running: Number, boot: &str) -> Vec<Step> {
-    let runs = versions.iter().rfind(|one| one.manifest.version == running);
+    let runs = row_of(versions, running);
     // What runs is what was started, wherever the ledger thinks that it is: the machine may have gone down just after the
     // boot entry was there, or the boot loader may have come back to one that failed before.
-    let tried = runs.filter(|one| {
-        use State::{FellBack, Ready, Replaced, Restarting, Writing};
-        matches!(one.state, Writing | Ready | Restarting | FellBack | Replaced)
-    });
+    let tried = runs.filter(|one| !matches!(one.state, State::OnTrial | State::Installed));
     let mut steps = Vec::new();
     if let Some(version) = tried {
         let note = "started; its health gate decides".to_owned();
         steps.push(Step { version: version.clone(), to: State::OnTrial, note });
     }
     // The one that was installed is left for a new one, or its slot is no good any more.
-    let is_new = runs.is_some_and(|one| {
-        use State::{OnTrial, Ready, Restarting, Writing};
-        matches!(one.state, Writing | Ready | Restarting | OnTrial)
-    });
-    for version in versions.iter().filter(|one| one.manifest.version != running) {
+    let is_new =
+        runs.is_some_and(|one| !matches!(one.state, State::Installed | State::Replaced | State::FellBack));
+    for version in versions.iter().filter(|one| runs.is_none_or(|runs| runs.id != one.id)) {
+        if version.manifest.version == running {
+            if version.state.is_under_way() {
+                let note = "another image of this version runs".to_owned();
+                steps.push(Step { version: version.clone(), to: State::Refused, note });
+            }
+            continue;
+        }
         let was_to_run = match version.state {
             State::OnTrial => true,
             // What is in its slot starts first, whoever has restarted the machine.
             State::Ready => !is_of(version, boot),
             State::Restarting => version.boot.is_empty() || version.boot != boot,
+            // What the box would come back to stays what it is until another is installed.
             State::Installed => !is_new,
             _ => false,
         };
         if was_to_run {
-            let note = format!(
-                "the box came back from {} to {running}: it did not pass its health gate, or its slot is damaged; it is not installed again unless somebody asks for it",
-                version.version
-            );
-            steps.push(Step { version: version.clone(), to: State::FellBack, note });
+            steps.push(came_back(version, running));
         }
     }
     steps
@@ -108,14 +131,30 @@ mod tests {
 
     #[test]
     fn the_image_that_was_started_is_on_trial_wherever_it_stood() {
-        use State::{Installed, OnTrial, Ready, Replaced, Restarting, Writing};
-        for state in [Writing, Ready, Restarting] {
+        use State::{Fetching, Installed, Offered, OnTrial, Ready, Refused, Replaced, Restarting, Writing};
+        for state in [Writing, Ready, Restarting, Refused, Offered, Fetching] {
             check(&[image(1, OLD, Installed, "0"), image(2, NEW, state, "1")], NEW, &[(2, OnTrial)]);
             // In whatever order they were seen first.
             check(&[image(1, NEW, state, "1"), image(2, OLD, Installed, "0")], NEW, &[(1, OnTrial)]);
         }
         check(&[image(1, OLD, Installed, "0"), image(2, NEW, OnTrial, "1")], NEW, &[]);
         check(&[image(1, OLD, Replaced, "0"), image(2, NEW, Installed, "1")], NEW, &[]);
+    }
+
+    #[test]
+    fn of_two_images_of_one_version_it_is_the_one_that_was_on_its_way() {
+        use State::{Installed, Offered, OnTrial, Ready, Refused, Restarting};
+        let old = || image(1, OLD, Installed, "0");
+        for other in [Offered, Refused] {
+            let both = [old(), image(2, NEW, Restarting, "1"), image(3, NEW, other, "")];
+            check(&both, NEW, &[(2, OnTrial)]);
+        }
+        check(
+            &[old(), image(2, NEW, Ready, "1"), image(3, NEW, Restarting, "1")],
+            NEW,
+            &[(3, OnTrial), (2, Refused)],
+        );
+        check(&[old(), image(2, NEW, OnTrial, "1"), image(3, NEW, Offered, "")], NEW, &[]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! A version that the box came back from is not tried again unless a person says so.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +31,8 @@ use crate::web::client::MirrorOf;
 const TICK: Duration = Duration::from_secs(1);
 /// After this long without a sign of the slot writer the order is given again.
 const WRITER_SILENT: Duration = Duration::from_secs(10 * 60);
+/// So often, and then the image is refused: a writer that comes to no end would wear the disk.
+const INTERRUPTED_MAX: u32 = 5;
 /// Between two tries to fetch an image that had no room, or did not come whole.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -84,6 +87,8 @@ pub struct SystemUpdates {
     again_at: Mutex<Option<Instant>>,
     /// The slot writer's last sign, and when it was new.
     last_sign: Mutex<Option<(Option<Progress>, Instant)>>,
+    /// How often in a row it was interrupted.
+    interrupted: AtomicU32,
 }
 
 /// What was under the clock last time: a stick that was put in, or files that were exchanged.
@@ -112,6 +117,7 @@ impl SystemUpdates {
             window: settings.window.as_ref().and_then(|window| Window::new(window, offset)),
             again_at: Mutex::new(None),
             last_sign: Mutex::new(None),
+            interrupted: AtomicU32::new(0),
         })
     }
 
@@ -130,13 +136,19 @@ impl SystemUpdates {
                 "system.folder cannot be made: no image can be installed"
             );
         }
-        report(self.arrived().await, "what this start means for an update cannot be written down");
+        let mut has_arrived = false;
         report(self.tidy().await, "what was staged cannot be looked up");
         let minutes = self.site.file.system.check_minutes;
         let mut due = (minutes > 0).then(Instant::now);
         let mut last: Stamp = None;
         let mut start_kept = false;
         loop {
+            if !has_arrived {
+                match self.arrived().await {
+                    Ok(()) => has_arrived = true,
+                    Err(error) => report(Err(error), "what this start means cannot be written down"),
+                }
+            }
             if !start_kept {
                 match self.keep_start().await {
                     Ok(kept) => start_kept = kept,
@@ -168,7 +180,9 @@ impl SystemUpdates {
                 Ok(None) => {}
                 Err(error) => report(Err(error), "requests cannot be looked up"),
             }
-            report(self.advance().await, "an image's update does not go on");
+            if has_arrived {
+                report(self.advance().await, "an image's update does not go on");
+            }
             tokio::time::sleep(TICK).await;
         }
     }
@@ -205,28 +219,29 @@ impl SystemUpdates {
     /// What this start means: the new image runs, or the box has come back from it.
     async fn arrived(&self) -> Result<(), LedgerError> {
         let versions = self.ledger.read(system::versions).await?;
-        let steps = arrival::steps(&versions, self.here.version, &super::boot_id());
-        for Step { version, to, note } in steps {
-            if to == State::FellBack {
-                tracing::error!(
-                    from = version.version,
-                    to = self.here.version.to_string(),
-                    "THE BOX FELL BACK to its other slot"
-                );
-            }
-            if to == State::OnTrial && self.orders.restart_waits() {
-                // It has happened: a power cut came before its unit took the order off.
-                self.orders.take_restart().map_err(unwritable)?;
-            }
-            self.ledger.write(move |writer| system::go(writer, &version, to, &note, "box")).await?;
-        }
+        let (running, boot) = (self.here.version, super::boot_id());
         // The daemon was started again, not the machine. It may have died before it gave the order.
-        if arrival::waits_for_restart(&versions, self.here.version, &super::boot_id())
-            && !self.orders.restart_waits()
-        {
-            self.order_restart()?;
+        let waits = arrival::waits_for_restart(&versions, running, &boot);
+        match (waits, self.orders.restart_waits()) {
+            (true, false) => self.order_restart()?,
+            // What a power cut has left of an order that was carried out.
+            (false, true) => self.orders.take_restart().map_err(unwritable)?,
+            _ => {}
         }
-        Ok(())
+        let steps = arrival::steps(&versions, running, &boot);
+        for step in steps.iter().filter(|step| step.to == State::FellBack) {
+            let (from, to) = (&step.version.version, running.to_string());
+            tracing::error!(from, to, "THE BOX FELL BACK to its other slot");
+        }
+        // Together or not at all: half of it would read as another start.
+        self.ledger
+            .write(move |writer| {
+                for Step { version, to, note } in &steps {
+                    system::go(writer, version, *to, note, "box")?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     fn source(&self) -> Result<Arc<dyn Source>, Failed> {
@@ -345,7 +360,9 @@ impl SystemUpdates {
     /// One step of the image that is under way; else begins with the newest that may be installed.
     async fn advance(&self) -> Result<(), LedgerError> {
         let versions = self.ledger.read(system::versions).await?;
-        if let Some(one) = versions.iter().rfind(|one| one.state.is_under_way()) {
+        // What runs is judged before anything else is begun.
+        let on_trial = versions.iter().find(|one| one.state == State::OnTrial);
+        if let Some(one) = on_trial.or_else(|| versions.iter().rfind(|one| one.state.is_under_way())) {
             return self.step(one).await;
         }
         let by_itself = self.site.file.system.install == Install::Window;
@@ -378,7 +395,7 @@ impl SystemUpdates {
                 let stuck = "the machine does not restart; remedy: is lightbox-update-restart.path running? Else restart it by hand";
                 self.note(one, if waited < 180_000 { note } else { stuck }.to_owned()).await
             }
-            State::OnTrial if self.is_blessed() => {
+            State::OnTrial if one.manifest.version == self.here.version && self.is_blessed() => {
                 self.go(one, State::Installed, "it passed its health gate").await
             }
             _ => Ok(()),
@@ -428,6 +445,7 @@ impl SystemUpdates {
             stage::fetch(source, &root, &stage, what, now, exception.as_ref(), reserve, &mut progress).await;
         match fetched {
             Ok(found) if found.offered.manifest.sha256 == one.manifest_sha256 => {
+                self.interrupted.store(0, Ordering::Relaxed);
                 self.order(one, dates).await?;
                 self.go(one, State::Writing, "handed to the slot writer").await
             }
@@ -465,13 +483,17 @@ impl SystemUpdates {
     }
 
     async fn order(&self, one: &system::Version, dates: Option<(String, String)>) -> Result<(), LedgerError> {
+        // Its silence counts from here.
+        *self.last_sign.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let order = WriteOrder { version: one.manifest.version, dates };
         self.orders.write(&order).map_err(unwritable)
     }
 
     async fn watch_writer(&self, one: &system::Version) -> Result<(), LedgerError> {
+        // In this order: while an order waits, what was said is of an earlier one.
+        let waits = self.orders.write_waits();
         let said = self.orders.progress().filter(|said| said.version == one.manifest.version);
-        if self.orders.write_waits() {
+        if waits {
             let stuck = "the slot writer does not answer; remedy: is lightbox-slot-write.path running?";
             let note = if self.is_silent(None) { stuck } else { "waits for the slot writer" };
             return self.note(one, note.to_owned()).await;
@@ -479,6 +501,12 @@ impl SystemUpdates {
         let silent = self.is_silent(said.as_ref());
         let of_this_start = |said: &Progress| said.boot == super::boot_id();
         match said {
+            Some(said) if said.state == Standing::Written && !of_this_start(&said) => {
+                // The machine was restarted since, and not into it.
+                self.clear_stage();
+                let Step { to, note, .. } = arrival::came_back(one, self.here.version);
+                self.go(one, to, &note).await
+            }
             Some(said) if said.state == Standing::Written => {
                 self.clear_stage();
                 self.go_until_restart(one, State::Ready, format!("in its slot: {}", said.said)).await
@@ -489,6 +517,12 @@ impl SystemUpdates {
             }
             // The order was taken and nobody is at work on it: the machine, or the writer, was stopped in the middle.
             said if silent || said.as_ref().is_some_and(|said| !of_this_start(said)) => {
+                let passes = said.is_some_and(|said| said.state == Standing::Later);
+                if !passes && self.interrupted.fetch_add(1, Ordering::Relaxed) >= INTERRUPTED_MAX {
+                    self.clear_stage();
+                    let why = "the slot writer was interrupted again and again; remedy: look at the journal of lightbox-slot-write.service on the console";
+                    return self.go(one, State::Refused, why).await;
+                }
                 self.order(one, one.dates()).await?;
                 self.note(one, "the slot writer was interrupted; it begins anew".to_owned()).await
             }

@@ -52,7 +52,20 @@ pub fn clear_others(esp: &Path, running: &str) -> Result<usize, SlotError> {
     if gone > 0 {
         sync(&folder(esp))?;
     }
+    clear_salvaged(esp)?;
     Ok(gone)
+}
+
+/// Removes what `fsck.fat` has salvaged after a power cut: pieces of files, as large as an entry each.
+fn clear_salvaged(esp: &Path) -> Result<(), SlotError> {
+    for file in fs::read_dir(esp).map_err(failed(esp.display(), "reading"))? {
+        let path = file.map_err(failed(esp.display(), "reading"))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_uppercase();
+        if name.starts_with("FSCK") && name.ends_with(".REC") {
+            fs::remove_file(&path).map_err(failed(path.display(), "removing"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts an entry there, with a full counter; yields its file name. The last step of an update: with it the new system

@@ -289,6 +289,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Association<S> {
                 return Ok(());
             }
             std::mem::swap(&mut piece, &mut next);
+            next.clear();
             next.reserve(usual);
         }
     }
