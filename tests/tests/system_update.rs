@@ -75,6 +75,15 @@ impl Box {
         });
     }
 
+    /// Publishes an image and has it installed, up to the order to write it.
+    #[track_caller]
+    fn order(&self, version: &'static str) {
+        self.firmware.publish(&Image::new(version));
+        self.system(&["check", "--by", "A. Meyer"]);
+        self.install(&[version]);
+        self.until_written();
+    }
+
     /// Starts the daemon anew, as the machine does.
     #[track_caller]
     fn restart(&mut self) {
@@ -290,10 +299,7 @@ fn the_box_restarts_in_its_window_only_unless_told_otherwise() {
     let hour = |hours: u8| format!("{:02}:00", (now.hour() + hours) % 24);
     let window = format!("window = {{ from = {:?}, to = {:?} }}", hour(3), hour(5));
     let place = Box::start(&window);
-    place.firmware.publish(&Image::new("1.1.0"));
-    place.system(&["check", "--by", "A. Meyer"]);
-    place.install(&[]);
-    place.until_written();
+    place.order("1.1.0");
     place.firmware.write_slot().ok("write-slot");
     place.wait_for(&["1.1.0 ready"]);
     place.daemon.wait_for("the reason", 10, |_| place.notes().contains("waits for its window").then_some(()));
@@ -313,10 +319,7 @@ fn a_restart_that_nobody_ordered_starts_what_is_in_its_slot_and_is_no_fall() {
     let hour = |hours: u8| format!("{:02}:00", (now.hour() + hours) % 24);
     let mut place = Box::start(&format!("window = {{ from = {:?}, to = {:?} }}", hour(3), hour(5)));
     let ready = |place: &Box, version: &'static str| {
-        place.firmware.publish(&Image::new(version));
-        place.system(&["check", "--by", "A. Meyer"]);
-        place.install(&[version]);
-        place.until_written();
+        place.order(version);
         place.firmware.write_slot().ok("write-slot");
     };
     ready(&place, "1.1.0");
@@ -346,10 +349,7 @@ fn a_restart_that_nobody_ordered_starts_what_is_in_its_slot_and_is_no_fall() {
 #[test]
 fn a_slot_writer_that_was_interrupted_is_asked_again_after_the_start() {
     let mut place = Box::start("");
-    place.firmware.publish(&Image::new("1.1.0"));
-    place.system(&["check", "--by", "A. Meyer"]);
-    place.install(&[]);
-    place.until_written();
+    place.order("1.1.0");
     // It took the order and was a third through.
     place.firmware.is_interrupted_at_a_third("1.1.0");
     place.daemon.wait_for("the progress", 10, |_| place.notes().contains("33 % written").then_some(()));
@@ -366,10 +366,7 @@ fn a_slot_writer_that_was_interrupted_is_asked_again_after_the_start() {
 #[test]
 fn what_a_slot_writer_cannot_do_now_is_asked_for_again_and_not_refused() {
     let place = Box::start("");
-    place.firmware.publish(&Image::new("1.1.0"));
-    place.system(&["check", "--by", "A. Meyer"]);
-    place.install(&[]);
-    place.until_written();
+    place.order("1.1.0");
     place.firmware.rename_entry("lightbox_1.0.0+3.efi", "lightbox_1.0.0+2-1.efi");
     let said = place.firmware.write_slot();
     assert!(said.code != Some(0) && said.all().contains("has not passed its health gate"), "{}", said.all());
@@ -382,13 +379,7 @@ fn what_a_slot_writer_cannot_do_now_is_asked_for_again_and_not_refused() {
 #[test]
 fn an_image_that_was_started_before_the_ledger_knew_is_on_trial() {
     let mut place = Box::start("");
-    let written = |place: &Box, version: &'static str| {
-        place.firmware.publish(&Image::new(version));
-        place.system(&["check", "--by", "A. Meyer"]);
-        place.install(&[version]);
-        place.until_written();
-    };
-    written(&place, "1.1.0");
+    place.order("1.1.0");
     // The daemon hears nothing of the slot any more.
     place.daemon.kill();
     place.firmware.write_slot().ok("write-slot");
@@ -405,10 +396,7 @@ fn an_image_that_was_started_before_the_ledger_knew_is_on_trial() {
 #[test]
 fn a_box_that_came_back_from_an_image_that_the_ledger_did_not_know_to_be_there_says_so() {
     let mut place = Box::start("");
-    place.firmware.publish(&Image::new("1.1.0"));
-    place.system(&["check", "--by", "A. Meyer"]);
-    place.install(&[]);
-    place.until_written();
+    place.order("1.1.0");
     place.daemon.kill();
     place.firmware.write_slot().ok("write-slot");
     // Started three times, and never as far as its daemon.
@@ -422,10 +410,7 @@ fn a_box_that_came_back_from_an_image_that_the_ledger_did_not_know_to_be_there_s
 #[test]
 fn another_image_of_the_same_version_does_not_hide_the_one_that_was_started() {
     let mut place = Box::start("");
-    place.firmware.publish(&Image::new("1.1.0"));
-    place.system(&["check", "--by", "A. Meyer"]);
-    place.install(&[]);
-    place.until_written();
+    place.order("1.1.0");
     place.firmware.write_slot().ok("write-slot");
     place.wait_for(&["1.1.0 restarting"]);
     let ledger = rusqlite::Connection::open(place.site.data_dir.join("ledger.db")).expect("the ledger");
@@ -444,10 +429,7 @@ fn another_image_of_the_same_version_does_not_hide_the_one_that_was_started() {
 #[test]
 fn an_order_to_restart_that_a_power_cut_left_is_taken_off() {
     let mut place = Box::start("");
-    place.firmware.publish(&Image::new("1.1.0"));
-    place.system(&["check", "--by", "A. Meyer"]);
-    place.install(&[]);
-    place.until_written();
+    place.order("1.1.0");
     place.firmware.write_slot().ok("write-slot");
     place.daemon.wait_for("the order", 20, |_| place.firmware.is_ordered("restart").then_some(()));
     place.firmware.is_started_anew();
@@ -471,10 +453,7 @@ fn asked_for_at_once_an_image_that_is_ready_for_long_still_gives_studies_their_t
         modality = Some(ct);
         site
     });
-    place.firmware.publish(&Image::new("1.1.0"));
-    place.system(&["check", "--by", "A. Meyer"]);
-    place.install(&[]);
-    place.until_written();
+    place.order("1.1.0");
     place.firmware.write_slot().ok("write-slot");
     place.wait_for(&["1.1.0 ready"]);
     let ledger = rusqlite::Connection::open(place.site.data_dir.join("ledger.db")).expect("the ledger");
@@ -500,10 +479,7 @@ fn studies_in_flight_finish_before_the_box_restarts_and_what_was_staged_is_gone(
         modality = Some(ct);
         site
     });
-    place.firmware.publish(&Image::new("1.1.0"));
-    place.system(&["check", "--by", "A. Meyer"]);
-    place.install(&[]);
-    place.until_written();
+    place.order("1.1.0");
     assert!(place.firmware.stage().exists());
     let image = phantom(&place.hospital, "dx", 1).files.remove(0);
     modality.expect("a modality").deliver(place.daemon.dicom, &[], &[image]);
