@@ -13,7 +13,7 @@ from . import disk, initrd, lock, root, trees
 from .build import Build, root_hash_of, sha256
 from .keys import Keys
 from .machine import wait_until
-from .place import HERE, OUT, Failed, fresh, recipe
+from .place import HERE, OUT, REPOSITORY, Failed, fresh, recipe
 from .rows import Rows, expect
 
 SECTOR = 512
@@ -69,6 +69,8 @@ class Fast:
             expect(any("shell" in line for line in found), "the debug flavour has no shell: it is not what it says")
             return f"debug: {len(found)} things that a product must not have"
         expect(not found, "\n".join(found))
+        ours = self.unpacked() / REPOSITORY.relative_to("/")
+        expect(not ours.exists(), "a folder of the machine that built it is in the root")
         programs = len(self.summary["contents"]["programs"])
         return f"{programs} programs in PATH, {len(self.summary['contents']['scripts_removed'])} scripts were removed"
 

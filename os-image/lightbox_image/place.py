@@ -83,6 +83,21 @@ exec chroot "$tree" /usr/bin/env -i -C "$repository" HOME=/tmp LC_ALL=C.UTF-8 PY
 """
 
 
+# Folders that Debian has, whatever lies below them on the machine that builds.
+DEBIANS = {Path("/"), *(Path("/") / name for name in ("home", "media", "mnt", "opt", "root", "run", "srv", "tmp", "usr", "var"))}
+
+
+def forget_repository(tree):
+    """Removes from a copy of a tree the empty folders on which the repository was mounted when a program ran in it: they
+    are this machine's, and the first build from nothing has none."""
+    for folder in (REPOSITORY, *REPOSITORY.parents):
+        inside = Path(tree) / folder.relative_to("/")
+        if folder in DEBIANS or (inside.exists() and any(inside.iterdir())):
+            return
+        if inside.exists():
+            inside.rmdir()
+
+
 class Tools:
     """The tools tree, or any other tree that a program is to run in."""
 

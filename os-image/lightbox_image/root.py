@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from .place import EPOCH, HERE, REPOSITORY, Failed, fresh, recipe, run
+from .place import EPOCH, HERE, REPOSITORY, Failed, forget_repository, fresh, recipe, run
 
 FLAVOURS = ("production", "test", "debug")
 # As the product names it.
@@ -46,6 +46,7 @@ class Root:
         if self.tree.exists():
             shutil.rmtree(self.tree)
         run(["cp", "-a", "--reflink=auto", base, self.tree])
+        forget_repository(self.tree)
         self.kernel_modules(kernel, release)
         self.overlay(OVERLAY)
         if self.flavour != "production":
